@@ -1,0 +1,71 @@
+//! Every knob once: what it means, its unit, its default and why. Command-line flags map to these fields one to one.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Which bytes are fetched that nobody has asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fill {
+    /// Nothing but reads and their read-ahead.
+    None,
+    /// The rest of a file that a handle reads sequentially past its first window: random access stays cheap.
+    #[default]
+    Open,
+    /// Everything.
+    All,
+}
+
+/// The settings of a session.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where peers reach us. The port is the first one tried when `listen_is_default`. Default `[::]:6881`.
+    pub listen: SocketAddr,
+    /// True if the user did not choose `listen`: a taken port then means the next free one, not an error.
+    pub listen_is_default: bool,
+    /// Peers to dial for every torrent besides those that trackers name.
+    pub peers: Vec<SocketAddr>,
+    /// Bytes of verified and unfinished pieces held in memory. Default 256 MiB: a minute of 4K video.
+    pub memory: u64,
+    /// Where the disk store lives. Not built yet.
+    pub cache_dir: Option<PathBuf>,
+    /// Bytes that the disk store may allocate. Default 20 GiB. Not built yet.
+    pub cache_size: u64,
+    /// A copy in the user's own layout (`seed`).
+    pub data: Option<PathBuf>,
+    /// What is fetched that nobody asked for. Default: files that are read in order.
+    pub fill: Fill,
+    /// How long a read waits before EIO. Default 60 s: the kernel may abort a mount that is slower than its own limit.
+    pub read_timeout: Duration,
+    /// Payload bytes per second to all peers together; none is unlimited.
+    pub upload_limit: Option<u64>,
+    /// Payload bytes per second from all peers together; none is unlimited. Not built yet.
+    pub download_limit: Option<u64>,
+    /// Peers unchoked for what they give us, besides one optimistic unchoke. Default 4 (BEP 3).
+    pub upload_slots: usize,
+    /// Connections of the process. Default 200, as libtorrent.
+    pub max_peers: usize,
+    /// False with `--no-upload`: every peer stays choked.
+    pub upload: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), 6881),
+            listen_is_default: true,
+            peers: Vec::new(),
+            memory: 256 << 20,
+            cache_dir: None,
+            cache_size: 20 << 30,
+            data: None,
+            fill: Fill::default(),
+            read_timeout: Duration::from_secs(60),
+            upload_limit: None,
+            download_limit: None,
+            upload_slots: 4,
+            max_peers: 200,
+            upload: true,
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! The shell: tasks and sockets around the pure rooms.
+
+mod content;
+
+pub use content::{Bytes, Content, Reply};

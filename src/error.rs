@@ -1,0 +1,80 @@
+//! What can go wrong, one variant per cause. Each message says what failed, on what, and the way out.
+
+use std::path::PathBuf;
+
+/// The result of most of this crate's calls.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// One variant per cause.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A .torrent file that is refused.
+    #[error("{path}: {source}", path = path.display())]
+    Metainfo {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: crate::metainfo::MetainfoError,
+    },
+    /// A file or directory that cannot be used.
+    #[error("{path}: cannot {what}: {source}", path = path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What was tried, as a verb: "open", "read".
+        what: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// No address to listen on.
+    #[error("cannot listen on {addr}: {source}; choose another with --listen")]
+    Listen {
+        /// The address.
+        addr: std::net::SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The mount failed.
+    #[error("{mountpoint}: {reason}", mountpoint = mountpoint.display())]
+    Mount {
+        /// Where.
+        mountpoint: PathBuf,
+        /// Why, and the way out.
+        reason: String,
+    },
+    /// A `--data` directory that does not hold the torrent.
+    #[error("{path}: {reason}", path = path.display())]
+    Data {
+        /// The directory or file.
+        path: PathBuf,
+        /// Why, and the way out.
+        reason: String,
+    },
+    /// The same torrent twice.
+    #[error("{0} is here already")]
+    Duplicate(crate::metainfo::TorrentId),
+    /// The machine refuses something that the process needs.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    /// The errno that a program which reads the mount gets for this error.
+    #[must_use]
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::Io { source, .. } | Self::Listen { source, .. } | Self::System { source, .. } => {
+                source.raw_os_error().unwrap_or(libc::EIO)
+            }
+            Self::Metainfo { .. } | Self::Data { .. } => libc::EINVAL,
+            Self::Duplicate(_) => libc::EEXIST,
+            Self::Mount { .. } => libc::EIO,
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! File, torrent, piece and block coordinates. All sizes and offsets are bytes; all ranges are half-open.
+
+use std::ops::Range;
+
+/// The unit of a request: 16 KiB, the only size that every client serves.
+pub const BLOCK_LENGTH: u32 = 16 * 1024;
+
+/// A piece of a torrent, counted from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PieceIndex(pub u32);
+
+/// A block: the `index`-th 16 KiB of a piece, counted from 0. The last one of a piece may be shorter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Block {
+    /// The piece.
+    pub piece: PieceIndex,
+    /// The block's place in the piece.
+    pub index: u32,
+}
+
+/// A range of bytes inside one piece as the wire names it (BEP 3 `request`, `piece`, `cancel`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Request {
+    /// The piece.
+    pub piece: PieceIndex,
+    /// Offset in the piece, bytes.
+    pub begin: u32,
+    /// Length, bytes.
+    pub length: u32,
+}
+
+/// Why sizes make no torrent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GeometryError {
+    /// A piece length of 0 or over 512 MiB.
+    #[error("the piece length is {0} bytes: it must be from 1 byte to 512 MiB")]
+    PieceLength(u64),
+    /// A torrent of no bytes or over 2^48 - 1.
+    #[error("the total size is {0} bytes: it must be from 1 byte to 2^48 - 1")]
+    Total(u64),
+    /// Over 2,097,152 pieces.
+    #[error("{0} pieces are more than the 2,097,152 that are supported")]
+    Pieces(u64),
+}
+
+/// The sizes of a torrent: how bytes fall into pieces and blocks.
+///
+/// A v1 torrent is one run of bytes cut every `piece_length`. (v2 will align files to pieces: callers ask
+/// [`Geometry::piece_length`] for each piece and never assume that only the last one is short.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    total: u64,
+    piece_length: u32,
+    pieces: u32,
+}
+
+impl Geometry {
+    /// The largest piece: 512 MiB.
+    pub const MAX_PIECE_LENGTH: u32 = 512 << 20;
+    /// The most pieces: libtorrent's limit.
+    pub const MAX_PIECES: u32 = 0x20_0000;
+    /// The largest torrent, bytes.
+    pub const MAX_TOTAL: u64 = (1 << 48) - 1;
+
+    /// The geometry of `total` bytes in pieces of `piece_length`.
+    ///
+    /// # Errors
+    /// A [`GeometryError`] if either is out of bounds.
+    pub fn new(total: u64, piece_length: u64) -> Result<Self, GeometryError> {
+        let length = u32::try_from(piece_length)
+            .ok()
+            .filter(|&l| l > 0 && l <= Self::MAX_PIECE_LENGTH)
+            .ok_or(GeometryError::PieceLength(piece_length))?;
+        if total == 0 || total > Self::MAX_TOTAL {
+            return Err(GeometryError::Total(total));
+        }
+        let count = total.div_ceil(piece_length);
+        let pieces =
+            u32::try_from(count).ok().filter(|&n| n <= Self::MAX_PIECES).ok_or(GeometryError::Pieces(count))?;
+        Ok(Self { total, piece_length: length, pieces })
+    }
+
+    /// Bytes of the torrent.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Number of pieces.
+    #[must_use]
+    pub fn pieces(&self) -> u32 {
+        self.pieces
+    }
+
+    /// The piece length that the metainfo states: that of every piece but, perhaps, the last.
+    #[must_use]
+    pub fn nominal_piece_length(&self) -> u32 {
+        self.piece_length
+    }
+
+    /// The index as a piece of this torrent, if it is one.
+    #[must_use]
+    pub fn piece(&self, index: u32) -> Option<PieceIndex> {
+        (index < self.pieces).then_some(PieceIndex(index))
+    }
+
+    /// All pieces in order.
+    pub fn all(&self) -> impl DoubleEndedIterator<Item = PieceIndex> + use<> {
+        (0..self.pieces).map(PieceIndex)
+    }
+
+    /// Offset of a piece in the torrent.
+    #[must_use]
+    pub fn piece_offset(&self, piece: PieceIndex) -> u64 {
+        u64::from(piece.0) * u64::from(self.piece_length)
+    }
+
+    /// Bytes of this piece.
+    #[must_use]
+    pub fn piece_length(&self, piece: PieceIndex) -> u32 {
+        debug_assert!(piece.0 < self.pieces);
+        u32::try_from(self.total.saturating_sub(self.piece_offset(piece)))
+            .map_or(self.piece_length, |l| l.min(self.piece_length))
+    }
+
+    /// Blocks of this piece.
+    #[must_use]
+    pub fn blocks(&self, piece: PieceIndex) -> u32 {
+        self.piece_length(piece).div_ceil(BLOCK_LENGTH)
+    }
+
+    /// The request that fetches a block.
+    #[must_use]
+    pub fn request(&self, block: Block) -> Request {
+        let begin = block.index * BLOCK_LENGTH;
+        Request { piece: block.piece, begin, length: (self.piece_length(block.piece) - begin).min(BLOCK_LENGTH) }
+    }
+
+    /// The block that a request names, if it is exactly one of ours.
+    #[must_use]
+    pub fn block(&self, request: Request) -> Option<Block> {
+        self.piece(request.piece.0)?;
+        let block = Block { piece: request.piece, index: request.begin / BLOCK_LENGTH };
+        (block.index < self.blocks(block.piece) && self.request(block) == request).then_some(block)
+    }
+
+    /// True if the range lies inside its piece and is not empty.
+    #[must_use]
+    pub fn contains(&self, request: Request) -> bool {
+        request.piece.0 < self.pieces
+            && request.length > 0
+            && u64::from(request.begin) + u64::from(request.length) <= u64::from(self.piece_length(request.piece))
+    }
+
+    /// The piece that holds a torrent byte. `offset` must be below [`Geometry::total`].
+    #[must_use]
+    pub fn piece_at(&self, offset: u64) -> PieceIndex {
+        debug_assert!(offset < self.total);
+        PieceIndex(u32::try_from(offset / u64::from(self.piece_length)).unwrap_or(u32::MAX))
+    }
+
+    /// The pieces that overlap a range of torrent bytes; none for an empty range.
+    pub fn pieces_of(&self, bytes: Range<u64>) -> impl DoubleEndedIterator<Item = PieceIndex> + use<> {
+        let end = bytes.end.min(self.total);
+        let range = if bytes.start < end { self.piece_at(bytes.start).0..self.piece_at(end - 1).0 + 1 } else { 0..0 };
+        range.map(PieceIndex)
+    }
+
+    /// The part of a range of torrent bytes that lies in a piece, as offsets in the piece.
+    #[must_use]
+    pub fn within(&self, piece: PieceIndex, bytes: &Range<u64>) -> Range<u32> {
+        let offset = self.piece_offset(piece);
+        let length = self.piece_length(piece);
+        let clamp = |at: u64| u32::try_from(at.saturating_sub(offset)).map_or(length, |v| v.min(length));
+        clamp(bytes.start)..clamp(bytes.end)
+    }
+}

@@ -1,0 +1,12 @@
+//! Metainfo (BEP 3, BEP 47): a .torrent file as a validated value, and the geometry that maps file bytes to torrent
+//! bytes, pieces and blocks. Parse, don't validate: a [`Metainfo`] that exists is within the limits and its names are safe.
+#![forbid(unsafe_code)]
+
+pub mod bencode;
+mod geometry;
+mod id;
+mod torrent;
+
+pub use geometry::{BLOCK_LENGTH, Block, Geometry, GeometryError, PieceIndex, Request};
+pub use id::{InfoHash, InfoHashV2, TorrentId};
+pub use torrent::{File, FileKind, Metainfo, MetainfoError, PieceHashes};

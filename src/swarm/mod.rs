@@ -1,0 +1,241 @@
+//! What one torrent decides. [`Swarm`] takes news ([`Input`]) with the time, and answers with what is to be done
+//! ([`Effect`]); what a peer is to be sent waits in that peer's state until its task has room ([`Swarm::transmit`]).
+//! Payload never enters: blocks are coordinates here. Every mutation is followed by polling effects until `None`, then
+//! [`Swarm::next_timeout`] says when [`Input::Timeout`] is due.
+#![forbid(unsafe_code)]
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::config::Fill;
+use crate::metainfo::{Geometry, PieceIndex, Request};
+use crate::wire::{ExtendedHandshake, Message, PeerId};
+
+/// A torrent in this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TorrentKey(pub u32);
+
+/// A connection, unique in the process and never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerKey(pub u64);
+
+/// A parked read, unique in the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReadId(pub u64);
+
+/// An open file, unique in the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HandleId(pub u64);
+
+/// SHA-1 of one 16 KiB block: names the liar when a piece failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockDigest(pub [u8; 20]);
+
+/// What a swarm is made from.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The torrent's sizes.
+    pub geometry: Geometry,
+    /// The byte range of every file in torrent order, hidden ones and empty ones left out: read-ahead crosses from one
+    /// to the next.
+    pub files: Arc<[Range<u64>]>,
+    /// True if every piece is there already (a seed).
+    pub complete: bool,
+    /// What is fetched that nobody asked for.
+    pub fill: Fill,
+    /// Requests that we hold for one peer at the most; advertised as `reqq` (BEP 10).
+    pub reqq: u32,
+    /// The info-hash as the wire names it, for the allowed-fast set (BEP 6).
+    pub info_hash: [u8; 20],
+    /// Seeds the random ties.
+    pub seed: u64,
+}
+
+/// A new connection whose handshakes are done.
+#[derive(Clone, Debug)]
+pub struct Connected {
+    /// Its key.
+    pub peer: PeerKey,
+    /// Its remote address.
+    pub addr: SocketAddr,
+    /// The id it gave.
+    pub id: PeerId,
+    /// Both sides have the fast extension (BEP 6).
+    pub fast: bool,
+    /// True if we dialled.
+    pub outgoing: bool,
+}
+
+/// News for a swarm.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// A peer is here. Its bitfield (or have-all, have-none) is queued as the first thing to send.
+    Connected(Connected),
+    /// A peer's extension handshake (BEP 10): `reqq`, `upload_only`, the id of lt_donthave.
+    Extended(PeerKey, &'a ExtendedHandshake),
+    /// A message other than `piece` and `extended`. A protocol violation yields [`Effect::Close`].
+    Message(PeerKey, &'a Message<'a>),
+    /// The peer no longer has this piece (BEP 54).
+    DontHave(PeerKey, PieceIndex),
+    /// A peer is gone; its blocks go back to the picker at once.
+    Disconnected(PeerKey),
+    /// Which connected peers are unchoked from now on; all others are choked (the node's rechoke).
+    Unchoked(&'a [PeerKey]),
+
+    /// A file was opened. Demand of this handle is for `file`, a range of torrent bytes.
+    Open(HandleId, Range<u64>),
+    /// A read that the cache could not answer waits for these torrent bytes.
+    Read {
+        /// Its id, answered by [`Effect::ReadReady`] or [`Effect::ReadFailed`] exactly once.
+        id: ReadId,
+        /// The handle it came through.
+        handle: HandleId,
+        /// Torrent bytes; not empty, inside the handle's file.
+        bytes: Range<u64>,
+        /// When it fails.
+        deadline: Instant,
+    },
+    /// A read that the cache answered: read-ahead advances.
+    Hit(HandleId, Range<u64>),
+    /// The reader of a parked read is gone; nothing is answered any more.
+    Withdraw(ReadId),
+    /// FLUSH: read-ahead and fill of this handle stop until its next read.
+    Flush(HandleId),
+    /// The last close of the handle.
+    Close(HandleId),
+
+    /// The piece passed its hash and is in the cache.
+    PieceVerified(PieceIndex),
+    /// The piece failed its hash; the digests of its blocks in order.
+    PieceFailed(PieceIndex, &'a [BlockDigest]),
+    /// The digests of a verified piece's blocks, as [`Effect::Digest`] asked.
+    Digests(PieceIndex, &'a [BlockDigest]),
+    /// The piece is about to leave the cache. Entered before the bytes go.
+    Evicted(PieceIndex),
+    /// The piece was thought to be there and is not. Demand for it starts again.
+    Lost(PieceIndex),
+    /// A block that [`Outgoing::Piece`] promised could not be read: the peer gets a reject (BEP 6) or is choked.
+    Unserved(PeerKey, Request),
+    /// The node allows this many more bytes of unfinished pieces.
+    Grant(u64),
+
+    /// [`Swarm::next_timeout`] has passed.
+    Timeout,
+    /// Every waiting read fails now, and every later one.
+    Shutdown,
+}
+
+/// What is to be done. All of them commute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// [`Swarm::transmit`] has something for this peer.
+    Wake(PeerKey),
+    /// Every byte of this read is in a verified piece.
+    ReadReady(ReadId),
+    /// The read fails.
+    ReadFailed(ReadId, ReadError),
+    /// Close this connection.
+    Close(PeerKey, CloseReason),
+    /// The peer was proved to have sent wrong bytes of this piece: close it and refuse its address.
+    Ban(PeerKey, SocketAddr, PieceIndex),
+    /// Hash the blocks of this verified piece and answer with [`Input::Digests`]: an earlier copy failed.
+    Digest(PieceIndex),
+    /// Drop what has come of this piece; it will be begun anew or not at all.
+    Discard(PieceIndex),
+    /// Unfinished pieces need this many bytes more than granted; answered by [`Input::Grant`], now or later.
+    WantMemory(u64),
+    /// This many granted bytes are given back.
+    ReturnMemory(u64),
+    /// A read waits and no peer can serve it: dial now, announce as soon as the tracker allows.
+    Starved,
+    /// Every piece has been verified once: `completed` goes to the trackers.
+    Completed,
+}
+
+/// Why a read fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// Its deadline passed.
+    #[error("no peer delivered it in time")]
+    Deadline,
+    /// It overlaps what failed on this handle, or a piece that has had no source for a whole deadline.
+    #[error("it has no source")]
+    NoSource,
+    /// The session ends.
+    #[error("the mount is closing")]
+    Shutdown,
+}
+
+/// Why we close a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CloseReason {
+    /// A message that breaks the protocol.
+    #[error("{0}")]
+    Protocol(&'static str),
+    /// Both sides are seeds.
+    #[error("both sides are complete")]
+    BothSeeds,
+    /// Nothing useful for too long.
+    #[error("idle")]
+    Idle,
+}
+
+/// What a peer is to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outgoing {
+    /// A message, whole.
+    Message(Message<'static>),
+    /// A block whose bytes the engine reads from the cache or the data.
+    Piece(Request),
+}
+
+/// The verdict on a block that has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receipt {
+    /// It was asked for and is new: its bytes belong into the piece.
+    Keep,
+    /// A duplicate, too late or never asked for: drop the bytes.
+    Drop,
+}
+
+/// One peer as the node's rechoke sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The peer.
+    pub peer: PeerKey,
+    /// It wants something of ours.
+    pub interested: bool,
+    /// We have it unchoked now.
+    pub unchoked: bool,
+    /// Payload bytes it has sent us in all.
+    pub received: u64,
+    /// Payload bytes we have sent it in all.
+    pub sent: u64,
+    /// When it connected.
+    pub connected: Instant,
+    /// It has been silent while our requests wait.
+    pub snubbed: bool,
+    /// It holds every piece, so it has no use for a slot.
+    pub seed: bool,
+}
+
+/// Figures of a swarm, for trackers, `status` and xattrs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Payload bytes received.
+    pub downloaded: u64,
+    /// Payload bytes sent.
+    pub uploaded: u64,
+    /// Payload bytes received that were of no use (duplicates, failed pieces).
+    pub wasted: u64,
+    /// Bytes of pieces that are there.
+    pub held: u64,
+    /// Connected peers.
+    pub peers: u32,
+    /// Connected peers that hold everything.
+    pub seeds: u32,
+    /// Reads that wait.
+    pub waiting: u32,
+}
