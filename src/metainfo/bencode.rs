@@ -307,38 +307,43 @@ impl<'a> Tree<'a> {
         (root.0.first() == Some(&b'd')).then_some(Self { input: root.0, at: 1, path: Vec::new() })
     }
 
-    /// The next leaf, which is the value of an empty key, and the keys that lead to it. An entry that is neither a leaf
-    /// nor a dictionary ends the walk with an error; so does a leaf at the root.
-    pub(crate) fn next_leaf(&mut self) -> Result<Option<(&[&'a [u8]], Node<'a>)>, ()> {
+    /// The next leaf; `None` after the last.
+    ///
+    /// # Errors
+    /// [`BencodeError::NotDictionary`] for an entry that is neither a leaf nor a dictionary, or a leaf at the root.
+    pub(crate) fn next_leaf(&mut self) -> Result<Option<Leaf<'_, 'a>>, BencodeError> {
         loop {
-            let (key, start) = match token(self.input, self.at).map_err(|_| ())? {
+            let (key, start) = match token(self.input, self.at)? {
                 (Token::Bytes(key), start) => (key, start),
-                (Token::End, next) => {
-                    self.at = next;
-                    if self.path.pop().is_none() {
-                        // Stay on the end, so that a further call finds it again.
-                        self.at -= 1;
-                        return Ok(None);
+                // The end of the root stays where it is, so that a further call finds it again.
+                (Token::End, next) => match self.path.pop() {
+                    Some(_) => {
+                        self.at = next;
+                        continue;
                     }
-                    continue;
-                }
-                _ => return Err(()),
+                    None => return Ok(None),
+                },
+                _ => return Err(BencodeError::Key(self.at)),
             };
-            if self.input.get(start) != Some(&b'd') {
-                return Err(());
+            let leaf = key.is_empty();
+            if self.input.get(start) != Some(&b'd') || leaf && self.path.is_empty() {
+                return Err(BencodeError::NotDictionary);
             }
-            if key.is_empty() {
-                if self.path.is_empty() {
-                    return Err(());
-                }
-                let end = skip(self.input, start).ok_or(())?;
-                self.at = end;
-                return Ok(Some((&self.path, Node(self.input.get(start..end).ok_or(())?))));
+            if leaf {
+                self.at = skip(self.input, start).ok_or(BencodeError::End)?;
+                return Ok(Some(Leaf { path: &self.path, fields: Node(&self.input[start..self.at]) }));
             }
             self.path.push(key);
             self.at = start + 1;
         }
     }
+}
+
+/// The value of an empty key in a [`Tree`], and the keys that lead to it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Leaf<'t, 'a> {
+    pub(crate) path: &'t [&'a [u8]],
+    pub(crate) fields: Node<'a>,
 }
 
 #[cfg(test)]
@@ -410,10 +415,10 @@ mod tests {
     #[test]
     fn walks_a_tree() {
         let mut tree = Tree::new(Node(b"d1:ad1:bd0:d1:xi1eeee1:cd0:deee")).unwrap();
-        let (path, leaf) = tree.next_leaf().unwrap().unwrap();
-        assert_eq!((path, leaf.raw()), (&[&b"a"[..], b"b"][..], &b"d1:xi1ee"[..]));
-        let (path, leaf) = tree.next_leaf().unwrap().unwrap();
-        assert_eq!((path, leaf.raw()), (&[&b"c"[..]][..], &b"de"[..]));
+        let leaf = tree.next_leaf().unwrap().unwrap();
+        assert_eq!((leaf.path, leaf.fields.raw()), (&[&b"a"[..], b"b"][..], &b"d1:xi1ee"[..]));
+        let leaf = tree.next_leaf().unwrap().unwrap();
+        assert_eq!((leaf.path, leaf.fields.raw()), (&[&b"c"[..]][..], &b"de"[..]));
         assert!(tree.next_leaf().unwrap().is_none());
         assert!(tree.next_leaf().unwrap().is_none());
         assert!(Tree::new(Node(b"d0:dee")).unwrap().next_leaf().is_err());

@@ -26,14 +26,17 @@ impl<'a> Entry<'a> {
     pub(super) fn read(node: Node<'a>, number: usize) -> Result<Self, MetainfoError> {
         let bad = |what| MetainfoError::File(number, what);
         let ([path, utf8, length, attr, target], twice) =
-            pick(node, ["path", "path.utf-8", "length", "attr", "symlink path"]).ok_or(bad("is no dictionary"))?;
+            pick(node, ["path", "path.utf-8", "length", "attr", "symlink path"])
+                .ok_or_else(|| bad("is no dictionary"))?;
         if let Some(key) = twice {
             return Err(MetainfoError::Duplicate(key));
         }
         let attr = attr.and_then(Node::bytes).unwrap_or_default();
         let path = match utf8.and_then(strings).filter(|path| path.iter().all(|name| str::from_utf8(name).is_ok())) {
             Some(path) => path,
-            None => path.map_or(Some(Vec::new()), strings).ok_or(bad("has a path that is no list of strings"))?,
+            None => {
+                path.map_or(Some(Vec::new()), strings).ok_or_else(|| bad("has a path that is no list of strings"))?
+            }
         };
         let pad = attr.contains(&b'p') || path.last().is_some_and(|name| name.starts_with(b"_____padding_file"));
         if path.is_empty() && !pad {
@@ -43,9 +46,9 @@ impl<'a> Entry<'a> {
         let target = match target {
             _ if !link => None,
             None => Some(None),
-            Some(node) => Some(Some(strings(node).ok_or(bad("has a link target that is no list of strings"))?)),
+            Some(node) => Some(Some(strings(node).ok_or_else(|| bad("has a link target that is no list of strings"))?)),
         };
-        let length = if link { 0 } else { length.and_then(size).ok_or(bad("has no valid length"))? };
+        let length = if link { 0 } else { length.and_then(size).ok_or_else(|| bad("has no valid length"))? };
         Ok(Self { path, length, pad, executable: attr.contains(&b'x'), target })
     }
 

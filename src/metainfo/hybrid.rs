@@ -16,7 +16,7 @@ pub(super) fn check<'a>(
     piece_length: u32,
 ) -> Result<(), MetainfoError> {
     let mut leaves = Tree::new(tree).ok_or(MetainfoError::Hybrid("has a file tree that is no dictionary"))?;
-    let malformed = |()| MetainfoError::Hybrid("has a malformed file tree");
+    let malformed = |_| MetainfoError::Hybrid("has a malformed file tree");
     let mut offset = 0_u64;
     for entry in entries {
         let entry = entry?;
@@ -28,12 +28,12 @@ pub(super) fn check<'a>(
         if entry.length > 0 && !start.is_multiple_of(u64::from(piece_length)) {
             return Err(MetainfoError::Hybrid("has a v1 file that does not begin with a piece"));
         }
-        let (path, leaf) =
+        let leaf =
             leaves.next_leaf().map_err(malformed)?.ok_or(MetainfoError::Hybrid("has more v1 files than v2 files"))?;
-        if !entry.path.iter().eq(path) {
+        if !entry.path.iter().eq(leaf.path) {
             return Err(MetainfoError::Hybrid("has v1 and v2 files of different names"));
         }
-        let length = leaf.entries().and_then(|mut fields| fields.find(|(key, _)| key == b"length"));
+        let length = leaf.fields.entries().and_then(|mut fields| fields.find(|(key, _)| key == b"length"));
         let length = length.and_then(|(_, node)| node.int()).unwrap_or(0);
         if u64::try_from(length) != Ok(entry.length) && !entry.link() {
             return Err(MetainfoError::Hybrid("has v1 and v2 files of different lengths"));

@@ -57,7 +57,8 @@ pub(super) fn path<'a>(raw: impl Iterator<Item = &'a [u8]>) -> Result<String, Me
 
 /// At most `room` bytes of the start, whole characters.
 fn cut(name: &str, room: usize) -> &str {
-    &name[..name.floor_char_boundary(room)]
+    let end = (0..=room.min(name.len())).rev().find(|&end| name.is_char_boundary(end));
+    &name[..end.unwrap_or(0)]
 }
 
 /// A name as what stands before its extension, and the extension with its dot (or nothing).

@@ -133,7 +133,7 @@ impl Content {
             return Err(MetainfoError::Duplicate(key));
         }
         let raw_name = name_utf8.and_then(Node::bytes).filter(|name| str::from_utf8(name).is_ok());
-        let raw_name = raw_name.or(name.and_then(Node::bytes)).ok_or(MetainfoError::Missing("name"))?;
+        let raw_name = raw_name.or_else(|| name.and_then(Node::bytes)).ok_or(MetainfoError::Missing("name"))?;
         let name = names::path([raw_name].into_iter())?;
         let piece_length = piece_length.and_then(Node::int).ok_or(MetainfoError::Missing("piece length"))?;
         let piece_length = u64::try_from(piece_length).map_err(|_| MetainfoError::Missing("piece length"))?;
