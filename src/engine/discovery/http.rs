@@ -290,4 +290,52 @@ mod tests {
         let url = "http://t.example/announce?info_hash=%124Vx%9A%00~-._&peer_id=%25%26";
         assert_eq!(Url::parse(url).expect("a URL").as_str(), url);
     }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn fifty_announces_run_at_once_and_the_others_wait_for_their_turn() {
+        use std::sync::Arc;
+
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}/announce", listener.local_addr().expect("an address"));
+        // Takes every connection and answers none.
+        let held = Arc::new(Mutex::new(Vec::new()));
+        let holder = Arc::clone(&held);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                holder.lock().expect("not poisoned").push(stream);
+            }
+        });
+        let query = AnnounceQuery {
+            info_hash: [1; 20],
+            peer_id: crate::wire::PeerId([2; 20]),
+            port: 1,
+            uploaded: 0,
+            downloaded: 0,
+            left: 0,
+            event: crate::wire::Event::Started,
+            numwant: 200,
+            key: 0,
+            tracker_id: None,
+        };
+        let mut all = tokio::task::JoinSet::new();
+        for _ in 0..60 {
+            let (url, query) = (url.clone(), query.clone());
+            all.spawn(async move { announce(&url, &query, None, Deadlines::default()).await });
+        }
+        for wave in [50, 10] {
+            let came = async {
+                while held.lock().expect("not poisoned").len() < wave {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            timeout(Duration::from_secs(9), came).await.expect("the wave comes");
+            assert_eq!(ANNOUNCES.available_permits(), 50 - wave);
+            // Hangs up on all of them.
+            held.lock().expect("not poisoned").clear();
+            for _ in 0..wave {
+                let end = all.join_next().await.expect("one for each").expect("no panic");
+                assert!(matches!(end, Err(AnnounceError::Transfer(_))), "{end:?}");
+            }
+        }
+    }
 }
