@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Trackers of one torrent that are asked at once at the most.
 const IN_FLIGHT: usize = 4;
 
-/// A tracker, by its place in the list that [`Schedule::trackers`] gives.
+/// A tracker, by its place in the tiers that [`Schedule::new`] was given, counted across them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct TrackerIndex(pub(super) usize);
 
