@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-use super::bencode_guard::check;
+use crate::metainfo::bencode::check;
 use crate::metainfo::bencode::Limits;
 
 /// A value.
