@@ -58,7 +58,13 @@ impl Readiness {
 pub(crate) fn enter(ready_fd: Option<RawFd>, arguments: &[OsString], log: &Path) -> anyhow::Result<Role> {
     match ready_fd {
         Some(fd) => child(fd).map(Role::Child),
-        None => parent(arguments, log).map(Role::Parent),
+        None => match parent(arguments, log)? {
+            None => Ok(Role::Parent(0)),
+            Some(reason) => {
+                eprintln!("swarmfs: {reason}");
+                Ok(Role::Parent(1))
+            }
+        },
     }
 }
 
@@ -76,7 +82,8 @@ fn child(fd: RawFd) -> anyhow::Result<Readiness> {
     Ok(Readiness(pipe.into()))
 }
 
-fn parent(arguments: &[OsString], log: &Path) -> anyhow::Result<i32> {
+/// Starts the child and waits for its word: nothing if it is ready, else why not.
+fn parent(arguments: &[OsString], log: &Path) -> anyhow::Result<Option<String>> {
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("cannot make a pipe")?;
     let output = open_log(log);
     let shown = if output.is_some() { log } else { Path::new("/dev/null") };
@@ -90,21 +97,23 @@ fn parent(arguments: &[OsString], log: &Path) -> anyhow::Result<i32> {
     rustix::io::fcntl_setfd(&writer, FdFlags::empty()).context("cannot pass the pipe on")?;
     let mut child = command.spawn().context("cannot start the background process")?;
     drop(writer);
-    let mut line = String::new();
-    // An error reads as silence, which is reported below.
-    let _ = BufReader::new(File::from(reader).take(MAX_MESSAGE)).read_line(&mut line);
-    match line.trim_end() {
-        "ok" => return Ok(0),
-        "" => {
-            let end = child.wait().map_or_else(|_| "ended".to_owned(), how_it_ended);
-            eprintln!("swarmfs: the background process {end} before it was ready; its log is {}", shown.display());
-        }
-        reason => {
-            let _ = child.wait();
-            eprintln!("swarmfs: {reason}");
-        }
+    let said = first_line(reader.into());
+    if said == "ok" {
+        return Ok(None);
     }
-    Ok(1)
+    let status = child.wait();
+    if said.is_empty() {
+        let end = status.map_or_else(|_| "ended".to_owned(), how_it_ended);
+        return Ok(Some(format!("the background process {end} before it was ready; its log is {}", shown.display())));
+    }
+    Ok(Some(said))
+}
+
+/// What the child says; an error reads as silence.
+fn first_line(pipe: File) -> String {
+    let mut line = Vec::new();
+    let _ = BufReader::new(pipe.take(MAX_MESSAGE)).read_until(b'\n', &mut line);
+    String::from_utf8_lossy(&line).trim_end().to_owned()
 }
 
 fn how_it_ended(status: ExitStatus) -> String {
@@ -150,16 +159,13 @@ mod tests {
     use super::*;
 
     /// Runs a test of this file as the background process, the way `main` would.
-    fn start(part: &str, log: &Path) -> (i32, String) {
+    fn start(part: &str, log: &Path) -> Option<String> {
         // What follows `--` are names of tests for the test harness; the flag and its number are names of none.
         let arguments = [&format!("{}::{part}", module_path!().split_once("::").expect("in a crate").1), "--exact"];
         let rest = ["--ignored", "--nocapture", "--"];
         let arguments: Vec<OsString> =
             arguments.map(OsString::from).into_iter().chain(rest.map(OsString::from)).collect();
-        match enter(None, &arguments, log).expect("it starts") {
-            Role::Parent(code) => (code, std::fs::read_to_string(log).unwrap_or_default()),
-            Role::Child(_) => panic!("no flag was given"),
-        }
+        parent(&arguments, log).expect("it starts")
     }
 
     /// In the background process: its readiness, from its own arguments.
@@ -199,17 +205,17 @@ mod tests {
     fn the_parent_waits_for_the_childs_word() {
         let dir = tempfile::tempdir().expect("a directory");
         let log = dir.path().join("new/mount.log");
-        let (code, said) = start("child_is_ready", &log);
-        assert_eq!(code, 0, "{said}");
-        assert!(said.contains("said to the log"), "{said}");
-        assert_eq!(start("child_has_failed", &log).0, 1);
-        assert_eq!(start("child_dies", &log).0, 1);
+        assert_eq!(start("child_is_ready", &log), None);
+        assert!(std::fs::read_to_string(&log).expect("a log").contains("said to the log"));
+        assert_eq!(start("child_has_failed", &log).as_deref(), Some("the mountpoint is gone"));
+        let silent = start("child_dies", &log).expect("it says nothing");
+        assert!(silent.contains("killed by signal 6") && silent.contains(&*log.to_string_lossy()), "{silent}");
         assert!(log.with_extension("log.old").exists());
     }
 
     #[test]
     fn a_log_that_cannot_be_written_stops_nothing() {
-        assert_eq!(start("child_is_ready", Path::new("/proc/none/mount.log")).0, 0);
+        assert_eq!(start("child_is_ready", Path::new("/proc/none/mount.log")), None);
     }
 
     #[test]
