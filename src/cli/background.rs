@@ -1,7 +1,7 @@
 //! The background process: the own binary run once more, before there is any thread, in a session of its own.
 //!
 //! A fork without exec would leave a runtime without its threads. So the parent runs `/proc/self/exe` with the arguments
-//! that it is given (absolute paths: the child's directory is `/`) and a hidden `--ready-fd N` at their end, N being the
+//! that it is given and a hidden `--ready-fd N` at their end, N being the
 //! write end of a pipe. It waits for one line: `ok`, or the sentence that says why not.
 
 use std::ffi::OsString;
@@ -35,11 +35,12 @@ pub(crate) enum Role {
 pub(crate) struct Readiness(File);
 
 impl Readiness {
-    /// All is well: the parent exits with 0.
+    /// All is well: the parent exits with 0. From here on the working directory is `/`, so that none is kept busy.
     ///
     /// # Errors
     /// If nobody waits any more: the start was interrupted, and this process should end.
     pub(crate) fn ready(mut self) -> io::Result<()> {
+        std::env::set_current_dir("/")?;
         self.0.write_all(b"ok\n")
     }
 
@@ -92,7 +93,7 @@ fn parent(arguments: &[OsString], log: &Path) -> anyhow::Result<Option<String>> 
     // A binary that was replaced while it ran still is /proc/self/exe.
     let binary = std::env::current_exe().ok().filter(|path| path.is_file());
     let mut command = Command::new(binary.unwrap_or_else(|| PathBuf::from("/proc/self/exe")));
-    command.args(arguments).arg(READY_FLAG).arg(writer.as_raw_fd().to_string()).current_dir("/");
+    command.args(arguments).arg(READY_FLAG).arg(writer.as_raw_fd().to_string());
     command.stdin(Stdio::null()).stdout(stream(&output)).stderr(stream(&output));
     rustix::io::fcntl_setfd(&writer, FdFlags::empty()).context("cannot pass the pipe on")?;
     let mut child = command.spawn().context("cannot start the background process")?;
@@ -183,9 +184,9 @@ mod tests {
     fn child_is_ready() {
         let readiness = readiness();
         assert_eq!(rustix::process::getsid(None).ok(), Some(rustix::process::getpid()));
-        assert_eq!(std::env::current_dir().ok(), Some(PathBuf::from("/")));
         println!("said to the log");
         readiness.ready().expect("the parent waits");
+        assert_eq!(std::env::current_dir().ok(), Some(PathBuf::from("/")));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::fs::{self, Detached, FS_TYPE, mountinfo};
 ///
 /// # Errors
 /// One sentence: no swarmfs mount is there, it is in use, or we may not.
-pub fn run(mountpoint: &Path, lazy: bool) -> anyhow::Result<()> {
+pub(super) fn run(mountpoint: &Path, lazy: bool) -> anyhow::Result<()> {
     let name = mountpoint.display();
     let path = fs::canonical(mountpoint).map_err(|reason| anyhow!("{name}: {reason}"))?;
     let mounted = || mountinfo::top(&path).context("cannot read /proc/self/mountinfo");
