@@ -18,6 +18,8 @@ const UNMEASURED: Duration = Duration::from_secs(1);
 const SOON: u64 = 100_000;
 /// Blocks that an unmeasured peer takes of a waited-for piece.
 const TRIAL: usize = 4;
+/// The background takes this part of a pipeline, 0.5 s, while a file is open.
+const BACKGROUND_SHARE: usize = 4;
 /// Blocks never asked for that a peer may send.
 const UNSOLICITED: u32 = 5;
 /// Late blocks of the background that an idle peer takes at once.
@@ -41,13 +43,23 @@ impl Swarm {
             let Some(next) = self.queue.after(last).find(|&(_, piece)| peer.serves(now, piece)) else { break };
             last = Some(next);
             let (rank, piece) = next;
+            let most = match rank {
+                Rank::Read(_) => self.share(now, key, piece),
+                Rank::Ahead(due) => match peer.in_time(now, due).unwrap_or(room) {
+                    0 => self.share(now, key, piece),
+                    blocks => blocks,
+                },
+                Rank::Background => self.background_room(peer),
+            };
+            if most == 0 {
+                continue;
+            }
             if !self.partials.contains_key(&piece) && (short || !self.begin(now, key, piece, rank, &mut short)) {
                 continue;
             }
-            let wanted = matches!(rank, Rank::Read(_));
-            let share = if wanted { self.share(now, key, piece).min(room) } else { room };
-            room -= self.take(now, key, piece, share, wanted, &mut out);
+            room -= self.take(now, key, piece, most.min(room), matches!(rank, Rank::Read(_)), &mut out);
         }
+        room = room.min(self.peers.get(&key).map_or(0, |p| self.background_room(p)));
         while room > 0 && !short && self.background() {
             let Some(piece) = self.pick_background(now, key) else { break };
             if !self.begin(now, key, piece, Rank::Background, &mut short) {
@@ -67,6 +79,14 @@ impl Swarm {
             peer.rate.limit();
         }
         out
+    }
+
+    /// Blocks of the background that a peer may be given: while a reader may come at any time, what it asks for must not
+    /// wait behind a full pipeline of them.
+    fn background_room(&self, peer: &Peer) -> usize {
+        let share = if self.handles.is_empty() { 1 } else { BACKGROUND_SHARE };
+        let (size, room) = (peer.pipeline.size() as usize, peer.room());
+        room.min((size / share).max(TRIAL).saturating_sub(peer.out.len()))
     }
 
     /// Begins a piece if there is credit for it and this peer is the one to ask. `short`: there is no credit.
@@ -142,7 +162,8 @@ impl Swarm {
             let fair = (self.geometry.blocks(piece) as usize).div_ceil(others + 1);
             return if rate > 0 { fair.min(TRIAL) } else { fair }.saturating_sub(peer.out.len());
         };
-        let open = self.partials.get(&piece).map_or(0, |p| u64::from(p.open().max(1)));
+        let blocks = self.geometry.blocks(piece);
+        let open = u64::from(self.partials.get(&piece).map_or(blocks, |p| p.open().max(1)));
         let time = ((open * BLOCK + backlog).saturating_mul(1_000_000) / rate).max(SOON);
         let blocks = time.saturating_mul(own) / 1_000_000 / BLOCK;
         usize::try_from(blocks).unwrap_or(usize::MAX).saturating_sub(peer.out.len())

@@ -68,7 +68,7 @@ impl Rate {
     pub(super) fn disappoint(&mut self, bytes: u64, time: Duration) {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1);
         self.guessed |= self.rate.is_none();
-        self.rate = Some(self.rate.map_or(bytes.saturating_mul(1_000_000) / micros, |rate| rate / 2));
+        self.rate = Some(self.rate.map_or_else(|| bytes.saturating_mul(1_000_000) / micros, |rate| rate / 2));
     }
 
     /// Bytes per second; none before the first sample.

@@ -388,7 +388,7 @@ pub(super) fn setup(pieces: u32, piece_length: u64, complete: bool, fill: Fill) 
     let total = u64::from(pieces) * piece_length;
     Setup {
         geometry: Geometry::new(total, piece_length).unwrap(),
-        files: Arc::from(vec![0..total]),
+        files: std::iter::once(0..total).collect(),
         complete,
         fill,
         reqq: 500,

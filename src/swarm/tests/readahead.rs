@@ -114,9 +114,9 @@ fn files_read_out_of_order_are_not() {
     let mut lab = Lab::with_files(4 * BLOCK, Fill::Open, files.clone());
     lab.seed(serves(10_000_000));
     for n in [5, 1, 100, 33, 150, 60] {
-        let handle = HandleId(n);
-        lab.input(Input::Open(handle, files[n as usize].clone()));
-        let start = files[n as usize].start;
+        let handle = HandleId(n as u64);
+        lab.input(Input::Open(handle, files[n].clone()));
+        let start = files[n].start;
         stream(&mut lab, handle, start..start + BLOCK);
         lab.input(Input::Close(handle));
     }
@@ -209,4 +209,32 @@ fn a_dead_peer_does_not_hold_the_last_blocks_of_the_background() {
     lab.seed(serves(1_000_000));
     let end = lab.now + secs(15);
     assert!(lab.run_until(end, |lab| lab.swarm.complete()), "{}", lab.fetched.len());
+}
+
+#[test]
+fn a_seek_does_not_wait_behind_the_background() {
+    let mut lab = Lab::new(2_000, 16 * BLOCK, Fill::All);
+    for _ in 0..2 {
+        lab.seed(serves(5_000_000));
+    }
+    lab.open();
+    lab.run(secs(5));
+    let pieces = (0..2_000u32).rev().filter(|&p| !lab.swarm.partials.contains_key(&PieceIndex(p)));
+    let piece = pieces.into_iter().find(|&p| !lab.swarm.has(PieceIndex(p))).unwrap();
+    let at = u64::from(piece) * 16 * BLOCK;
+    let took = lab.timed(at..at + 10);
+    assert!(took < ms(800), "{took:?}");
+}
+
+#[test]
+fn slow_peers_leave_what_is_due_soon_to_fast_ones() {
+    let mut lab = Lab::new(400, 16 * BLOCK, Fill::None);
+    for _ in 0..4 {
+        lab.seed(serves(100_000));
+    }
+    lab.seed(serves(8_000_000));
+    lab.open();
+    stream(&mut lab, H, 0..4 << 20);
+    let took = stream(&mut lab, H, 4 << 20..36 << 20);
+    assert!(took < ms(5_500), "32 MiB at 8.4 MB/s took {took:?}");
 }
