@@ -4,6 +4,26 @@
 //! [`Swarm::next_timeout`] says when [`Input::Timeout`] is due.
 #![forbid(unsafe_code)]
 
+mod bits;
+mod demand;
+mod download;
+mod integrity;
+mod machine;
+mod memory;
+mod peer;
+mod picker;
+mod pieces;
+mod presence;
+mod queue;
+mod rates;
+mod readahead;
+mod reader;
+#[cfg(test)]
+mod tests;
+mod timers;
+mod transmit;
+mod upload;
+
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,6 +32,8 @@ use std::time::Instant;
 use crate::config::Fill;
 use crate::metainfo::{Geometry, PieceIndex, Request};
 use crate::wire::{ExtendedHandshake, Message, PeerId};
+
+pub use machine::Swarm;
 
 /// A torrent in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
