@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use swarmfs::config::Fill;
 use swarmfs::metainfo::Geometry;
 use swarmfs::sim::{Behaviour, Link, NodeIndex, NodeSpec, Pattern, ReaderSpec, World};
 
@@ -179,5 +180,62 @@ fn silent_seeds_do_not_stall_a_reader() {
         assert!(world.violations.is_empty(), "{:#?}\n{summary}", world.violations);
         assert!(done && world.figures(mount).reads_failed == 0, "{summary}");
         assert!(world.figures(mount).worst_wait < Duration::from_secs(3), "{summary}");
+    });
+}
+
+#[test]
+fn a_reader_outlives_seeds_that_vanish() {
+    over_seeds(8, |seed| {
+        let geometry = Geometry::new(64 * 256 * KIB, 256 * KIB).unwrap();
+        let mut world = World::new(Instant::now(), geometry, seed);
+        let seeds: Vec<NodeIndex> = (0..3)
+            .map(|_| world.add(NodeSpec { seed: true, link: link(MIB, MIB, 10), ..NodeSpec::default() }))
+            .collect();
+        let readers = vec![reader(&geometry, Pattern::Sequential, 128 * KIB)];
+        let mount = world.add(NodeSpec { link: link(MIB, 8 * MIB, 10), readers, ..NodeSpec::default() });
+        // One as when its power fails, one as when it is closed.
+        world.leave(Duration::from_secs(1), seeds[0], true);
+        world.leave(Duration::from_secs(2), seeds[1], false);
+        let done = world.run(Duration::from_secs(120), |world| world.unfinished_readers() == 0);
+        let summary = summary(&world, &[mount]);
+        assert!(world.violations.is_empty(), "{:#?}\n{summary}", world.violations);
+        assert!(done && world.figures(mount).reads_failed == 0, "{summary}");
+        assert!(world.figures(mount).worst_wait < Duration::from_secs(5), "{summary}");
+    });
+}
+
+#[test]
+fn an_upload_limit_holds() {
+    over_seeds(4, |seed| {
+        let (limit, seconds) = (256 * KIB, 32);
+        let geometry = Geometry::new(limit * seconds, 128 * KIB).unwrap();
+        let mut world = World::new(Instant::now(), geometry, seed);
+        let seeder = world.add(NodeSpec { seed: true, upload_limit: Some(limit), ..NodeSpec::default() });
+        for _ in 0..3 {
+            world.add(NodeSpec { behaviour: Behaviour::FreeRider, fill: Fill::All, ..NodeSpec::default() });
+        }
+        assert!(world.run(Duration::from_secs(600), |world| world.completed() == 3));
+        assert!(world.violations.is_empty(), "{:#?}", world.violations);
+        let sent = world.figures(seeder).sent / KIB;
+        let allowed = world.elapsed().as_secs_f64() * 256.0;
+        let share = f64::from(u32::try_from(sent).unwrap()) / allowed;
+        assert!((0.95..1.01).contains(&share), "{sent} KiB were sent, {allowed} allowed");
+    });
+}
+
+#[test]
+#[ignore = "a swarm is not told of --no-upload: it serves its allowed-fast set to choked peers"]
+fn who_uploads_nothing_uploads_nothing() {
+    over_seeds(4, |seed| {
+        let geometry = Geometry::new(8 * MIB, 128 * KIB).unwrap();
+        let mut world = World::new(Instant::now(), geometry, seed);
+        world.add(NodeSpec { seed: true, link: link(MIB, MIB, 10), ..NodeSpec::default() });
+        let riders: Vec<NodeIndex> = (0..3)
+            .map(|_| world.add(NodeSpec { behaviour: Behaviour::FreeRider, fill: Fill::All, ..NodeSpec::default() }))
+            .collect();
+        assert!(world.run(Duration::from_secs(600), |world| world.completed() == 3));
+        for rider in riders {
+            assert_eq!(world.figures(rider).sent, 0, "{rider:?}");
+        }
     });
 }
