@@ -10,6 +10,8 @@ use super::{CloseReason, PeerKey, Receipt, Swarm};
 use crate::metainfo::{BLOCK_LENGTH, Block, PieceIndex, Request};
 use crate::wire::Message;
 
+/// Bytes of a block.
+const BLOCK: u64 = BLOCK_LENGTH as u64;
 /// A request is late after this time where nothing has been measured yet.
 const UNMEASURED: Duration = Duration::from_secs(1);
 /// A peer that is done within this time takes waited-for blocks whatever the others could do.
@@ -102,7 +104,7 @@ impl Swarm {
                 && !evicted.has(piece)
                 && !partials.contains_key(&piece)
                 && !wants.contains_key(&piece)
-                && failures.get(&piece).is_none_or(|f| f.until <= now)
+                && !failures.contains_key(&piece)
         };
         let found = picker.pick(now, rng, regions, &lacking, &|piece| peer.serves(now, piece));
         if found.is_none() {
@@ -115,26 +117,34 @@ impl Swarm {
     }
 
     /// How many blocks of a waited-for piece this peer should take: as many as it can deliver before the others that
-    /// serve the piece could have delivered all of them.
+    /// serve the piece could have delivered all of them; a fair share, where nothing is known of it.
     fn share(&self, now: Instant, key: PeerKey, piece: PieceIndex) -> usize {
         let Some(peer) = self.peers.get(&key) else { return 0 };
-        let (mut rate, mut backlog) = (0u64, 0);
-        let block = u64::from(BLOCK_LENGTH);
-        if peer.eta(1).is_none_or(|eta| eta > SOON) {
-            for (_, p) in self.peers.iter().filter(|&(&k, p)| k != key && !p.stalled() && p.serves(now, piece)) {
-                if let Some(measured) = p.rate.get() {
-                    rate += measured;
-                    backlog += p.out.len() as u64 * block;
-                }
-            }
-        }
-        if rate == 0 {
+        let alone = self.partials.get(&piece).is_some_and(|p| p.solo.is_some());
+        if alone || (peer.eta(1).is_some_and(|eta| eta <= SOON) && !peer.stalled()) {
             return usize::MAX;
         }
-        let Some(own) = peer.rate.get() else { return TRIAL.saturating_sub(peer.out.len()) };
+        let (mut others, mut rate, mut backlog) = (0, 0u64, 0);
+        for (_, p) in self.peers.iter().filter(|&(&k, p)| k != key && !p.stalled() && p.serves(now, piece)) {
+            others += 1;
+            if let Some(measured) = p.rate.get() {
+                rate += measured;
+                backlog += p.out.len() as u64 * BLOCK;
+            }
+        }
+        if others == 0 {
+            return usize::MAX;
+        }
+        if peer.stalled() {
+            return 0;
+        }
+        let Some(own) = peer.rate.get().filter(|_| rate > 0) else {
+            let fair = (self.geometry.blocks(piece) as usize).div_ceil(others + 1);
+            return if rate > 0 { fair.min(TRIAL) } else { fair }.saturating_sub(peer.out.len());
+        };
         let open = self.partials.get(&piece).map_or(0, |p| u64::from(p.open().max(1)));
-        let others = ((open * block + backlog).saturating_mul(1_000_000) / rate).max(SOON);
-        let blocks = others.saturating_mul(own) / 1_000_000 / block;
+        let time = ((open * BLOCK + backlog).saturating_mul(1_000_000) / rate).max(SOON);
+        let blocks = time.saturating_mul(own) / 1_000_000 / BLOCK;
         usize::try_from(blocks).unwrap_or(usize::MAX).saturating_sub(peer.out.len())
     }
 
@@ -192,7 +202,9 @@ impl Swarm {
             let queued = blocks > 0 && self.queue.after(None).take(LOOK).any(|(_, p)| peer.serves(now, p));
             let late = peer.out.is_empty() && self.late.iter().take(LOOK).any(|&p| peer.serves(now, p));
             if queued {
-                blocks -= room.min(blocks);
+                // Of those that have not been measured each takes a small share.
+                let takes = if peer.rate.get().is_some() { room } else { 1 };
+                blocks -= takes.min(blocks);
             }
             if queued || late || (background && peer.nothing_in != Some(self.picker.epoch())) {
                 self.wake(key);
@@ -265,7 +277,10 @@ impl Swarm {
     /// Tells a peer that a block is wanted no more.
     pub(super) fn cancel(&mut self, now: Instant, key: PeerKey, block: Block) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        if peer.take(now, block).is_some() {
+        if let Some(asked) = peer.take(now, block) {
+            if asked.late {
+                peer.rate.disappoint(BLOCK, now.saturating_duration_since(asked.sent));
+            }
             peer.remember(block);
             peer.control.push_back(Message::Cancel(self.geometry.request(block)));
             self.wake(key);
@@ -444,8 +459,9 @@ impl Swarm {
         self.timers.clear(Timer::Piece(piece));
         self.release(piece);
         if partial.received() > 0 {
-            self.totals.wasted += u64::from(partial.received()) * u64::from(BLOCK_LENGTH);
-            self.effects.push_back(super::Effect::Discard(piece));
+            self.totals.wasted += u64::from(partial.received()) * BLOCK;
+            // First of all: the piece may be begun anew while other effects wait.
+            self.effects.push_front(super::Effect::Discard(piece));
         }
         self.picker.reset();
         self.refile(now, piece);

@@ -1,6 +1,7 @@
 //! A scripted laboratory: one swarm, a virtual clock, peers with a rate and a character. It plays the engine (wakes,
 //! grants, hashes) and checks on the way what must hold always.
 
+mod cost;
 mod demand;
 mod integrity;
 mod model;
@@ -38,7 +39,6 @@ pub(super) enum Character {
 
 pub(super) struct Actor {
     pub(super) character: Character,
-    pub(super) fast: bool,
     /// Requests that it was sent and has not answered.
     pub(super) pending: Vec<Request>,
     /// Everything that it was sent.
@@ -111,7 +111,7 @@ impl Lab {
         self.next_key += 1;
         let peer = PeerKey(self.next_key);
         let addr = SocketAddr::from(([10, 0, 0, 1], u16::try_from(1_000 + self.next_key).unwrap()));
-        let actor = Actor { character, fast, pending: Vec::new(), sent: Vec::new(), free_at: self.now };
+        let actor = Actor { character, pending: Vec::new(), sent: Vec::new(), free_at: self.now };
         self.actors.insert(peer, actor);
         self.input(Input::Connected(Connected { peer, addr, id: PeerId([1; 20]), fast, outgoing: true }));
         peer
@@ -125,13 +125,15 @@ impl Lab {
         peer
     }
 
-    /// A peer with some pieces that has unchoked us.
-    pub(super) fn leecher(&mut self, character: Character, has: &[u32]) -> PeerKey {
+    /// A peer with some pieces that may have unchoked us.
+    pub(super) fn leecher(&mut self, character: Character, has: &[u32], unchokes: bool) -> PeerKey {
         let peer = self.connect(character, true);
         let mut bits = bits::Bits::none(self.swarm.geometry.pieces());
         has.iter().for_each(|&p| assert!(bits.insert(PieceIndex(p))));
         self.says(peer, Message::Bitfield(bits.to_wire().into()));
-        self.says(peer, Message::Unchoke);
+        if unchokes {
+            self.says(peer, Message::Unchoke);
+        }
         peer
     }
 
@@ -234,7 +236,8 @@ impl Lab {
     fn check(&self) {
         let unfinished: u64 = self.swarm.partials.keys().map(|&p| self.swarm.length(p)).sum();
         assert!(unfinished <= self.granted, "unfinished pieces take {unfinished} of {}", self.granted);
-        for (piece, blocks) in &self.assembly {
+        let dropped = |piece: PieceIndex| self.swarm.effects.contains(&Effect::Discard(piece));
+        for (piece, blocks) in self.assembly.iter().filter(|(p, _)| !dropped(**p)) {
             let known = self.swarm.partials.get(piece).map_or(0, |p| p.received() as usize);
             assert_eq!(known, blocks.len(), "{piece:?}");
         }

@@ -36,7 +36,7 @@ fn the_first_message_says_what_we_have() {
 fn haves_are_kept_from_those_who_have_and_dont_have_is_told() {
     let mut lab = Lab::new(8, BLOCK, Fill::None);
     let seed = lab.seed(Character::Scripted);
-    let leecher = lab.leecher(Character::Scripted, &[1]);
+    let leecher = lab.leecher(Character::Scripted, &[1], true);
     let handshake = ExtendedHandshake { donthave: Some(9), reqq: Some(2_000), ..ExtendedHandshake::default() };
     lab.input(Input::Extended(leecher, &handshake));
     let before = (lab.messages(seed).len(), lab.messages(leecher).len());
@@ -62,9 +62,9 @@ fn interest_follows_handles_and_lasts_a_minute() {
     lab.run(ms(59_900));
     assert_eq!(lab.messages(peer).len(), 2);
     lab.run(ms(200));
-    assert_eq!(lab.messages(peer)[2..], [Message::NotInterested]);
+    assert_eq!(lab.messages(peer)[2..], [Message::NotInterested, Message::KeepAlive]);
     let mut warm = Lab::new(8, BLOCK, Fill::Open);
-    let peer = warm.leecher(Character::Scripted, &[3]);
+    let peer = warm.leecher(Character::Scripted, &[3], true);
     assert!(warm.messages(peer).contains(&Message::Interested));
     warm.input(Input::PieceVerified(PieceIndex(3)));
     assert_eq!(warm.messages(peer).last(), Some(&Message::NotInterested));
