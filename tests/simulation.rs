@@ -164,7 +164,6 @@ fn liars_are_banned_and_nobody_else() {
 }
 
 #[test]
-#[ignore = "hardening P5 is not met yet: the read takes 7 s on some seeds, the bound is 3 s"]
 fn silent_seeds_do_not_stall_a_reader() {
     over_seeds(8, |seed| {
         let geometry = Geometry::new(16 * 256 * KIB, 256 * KIB).unwrap();
