@@ -2,6 +2,16 @@
 //! copy. Nothing here knows a peer or a reader. The disk store will be a further place that [`Verified`] pieces come
 //! from (`from_store`), below the memory and under the same budget.
 
+mod assembly;
+mod data;
+mod memory;
+mod place;
 mod verified;
+mod verify;
 
+pub use assembly::{Filled, PieceBuf};
+pub use data::DataDir;
+pub use memory::Cache;
+pub use place::{Place, Pool};
 pub use verified::Verified;
+pub use verify::VerifyReport;

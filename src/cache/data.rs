@@ -1,0 +1,254 @@
+//! A user's own copy of a torrent, in the layout that other clients make: `dir/name` for a single file, `dir/name/path`
+//! for the files of a directory. Read only. What lies there is untrusted until [`DataDir::verify`] has hashed it: files
+//! may be missing, short, wrong, or links and devices with the right name.
+
+use std::fs::File;
+use std::io;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lru::LruCache;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+use crate::metainfo::{FileKind, Metainfo};
+
+/// Files that [`DataDir::read_at`] keeps open: with `ulimit -n 256` there must be room for peers.
+const OPEN_FILES: NonZeroUsize = NonZeroUsize::new(40).expect("not 0");
+
+/// A user's own copy of a torrent, in the user's layout, read only.
+#[derive(Debug)]
+pub struct DataDir {
+    root: OwnedFd,
+    total: u64,
+    /// In torrent order, empty ones left out, so that the ends rise strictly.
+    files: Box<[Entry]>,
+    open: Mutex<LruCache<usize, Arc<File>>>,
+}
+
+/// A file that holds bytes of the torrent.
+#[derive(Debug)]
+pub(super) struct Entry {
+    offset: u64,
+    length: u64,
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    /// A path below the root.
+    File(Box<str>),
+    /// Padding (BEP 47).
+    Zeros,
+    /// A symlink or a hidden entry that claims bytes: nobody has them.
+    Nothing(Box<str>),
+}
+
+/// A part of one file that a range of the torrent covers.
+pub(super) struct Span {
+    /// Index of the file.
+    pub(super) file: usize,
+    /// Where the part begins in the file.
+    pub(super) at: u64,
+    /// Where the part lies in the range, bytes.
+    pub(super) part: Range<usize>,
+}
+
+impl DataDir {
+    /// Finds the torrent's files at `dir`: below `dir/name`, or, when that is not there, `dir` itself is the torrent's
+    /// own directory or file. Nothing is read yet.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if `dir` cannot be opened; [`Error::Data`] if none of the torrent's files is there. Some missing
+    /// files are no error: [`DataDir::verify`] tells which.
+    pub fn open(meta: &Metainfo, dir: &Path) -> Result<Self> {
+        let io_error = |source| Error::Io { path: dir.into(), what: "open", source };
+        let dir = std::fs::canonicalize(dir).map_err(io_error)?;
+        let nothing_there = |path: PathBuf| Error::Data {
+            path,
+            reason: format!(
+                "none of the files of the torrent \"{}\" is there; --data must name the directory that holds \"{0}\"",
+                meta.name
+            ),
+        };
+        let places = if !meta.single_file {
+            vec![(dir.join(&meta.name), None), (dir.clone(), None)]
+        } else if dir.is_dir() {
+            vec![(dir.clone(), Some(meta.name.as_str()))]
+        } else {
+            let name = dir.file_name().and_then(|name| name.to_str());
+            dir.parent().zip(name).map(|(parent, name)| (parent.into(), Some(name))).into_iter().collect()
+        };
+        let mut trouble = None;
+        for (root, name) in places {
+            // A place that is not a directory, or not ours to read, leaves the other one.
+            let Ok(data) = Self::at(meta, &root, name) else { continue };
+            match data.any_there() {
+                Ok(true) => return Ok(data),
+                Ok(false) => {}
+                Err((path, source)) => trouble = Some(Error::Io { path: root.join(path), what: "open", source }),
+            }
+        }
+        Err(trouble.unwrap_or_else(|| nothing_there(dir.join(&meta.name))))
+    }
+
+    /// The copy whose files lie below `root`; a single file's path is `name`.
+    fn at(meta: &Metainfo, root: &Path, name: Option<&str>) -> io::Result<Self> {
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let root = rustix::fs::openat(CWD, root, flags, Mode::empty())?;
+        let entries = meta.files.iter().filter(|file| file.length > 0).map(|file| {
+            let path = name.map_or_else(|| file.path.clone(), Into::into);
+            let source = match file.kind {
+                FileKind::Regular { .. } => Source::File(path),
+                FileKind::Pad => Source::Zeros,
+                FileKind::Symlink { .. } | FileKind::Hidden => Source::Nothing(path),
+            };
+            Entry { offset: file.offset, length: file.length, source }
+        });
+        let (total, files) = (meta.geometry.total(), entries.collect());
+        Ok(Self { root, total, files, open: Mutex::new(LruCache::new(OPEN_FILES)) })
+    }
+
+    /// True if a file of the torrent is there, or if it has none but padding. An error is that of a file which is there
+    /// and cannot be read.
+    fn any_there(&self) -> Result<bool, (&str, io::Error)> {
+        let (mut none, mut trouble) = (true, None);
+        for file in &self.files {
+            let Source::File(path) = &file.source else { continue };
+            none = false;
+            match self.open_file(file) {
+                Ok(_) => return Ok(true),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => trouble = trouble.or(Some((&**path, error))),
+            }
+        }
+        trouble.map_or(Ok(none), Err)
+    }
+
+    /// Fills `out` with the torrent's bytes from `offset` on, as they are on disk now. From any number of threads.
+    ///
+    /// # Errors
+    /// `InvalidInput` past the end of the torrent; `UnexpectedEof` if a file is shorter than the torrent says; whatever
+    /// opening and reading the file gives.
+    pub fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        for span in self.spans(offset, out.len()) {
+            let Span { file, at, part } = span?;
+            if let Some(file) = self.handle(file)? {
+                file.read_exact_at(&mut out[part], at)?;
+            } else {
+                out[part].fill(0);
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of the torrent.
+    pub(super) fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// The files' parts of a range of the torrent, in order. An error ends it.
+    pub(super) fn spans(&self, offset: u64, length: usize) -> impl Iterator<Item = io::Result<Span>> {
+        let mut next = self.files.partition_point(|file| file.end() <= offset);
+        let mut done = 0;
+        std::iter::from_fn(move || {
+            if done == length {
+                return None;
+            }
+            let at = offset.saturating_add(done as u64);
+            let Some(file) = self.files.get(next).filter(|file| (file.offset..file.end()).contains(&at)) else {
+                done = length;
+                return Some(Err(io::Error::new(io::ErrorKind::InvalidInput, "no file of the torrent holds this")));
+            };
+            let step = usize::try_from(file.end() - at).map_or(length - done, |left| left.min(length - done));
+            let span = Span { file: next, at: at - file.offset, part: done..done + step };
+            next += 1;
+            done += step;
+            Some(Ok(span))
+        })
+    }
+
+    /// Opens a file anew; `None` if it is padding.
+    pub(super) fn open_index(&self, index: usize) -> io::Result<Option<File>> {
+        let file = self.files.get(index).ok_or(io::ErrorKind::NotFound)?;
+        if matches!(file.source, Source::Zeros) { Ok(None) } else { self.open_file(file).map(Some) }
+    }
+
+    /// A file's path below the root; `None` if it is padding.
+    pub(super) fn path(&self, index: usize) -> Option<&str> {
+        match &self.files.get(index)?.source {
+            Source::File(path) | Source::Nothing(path) => Some(path),
+            Source::Zeros => None,
+        }
+    }
+
+    /// The file from those that are open; `None` if it is padding.
+    fn handle(&self, index: usize) -> io::Result<Option<Arc<File>>> {
+        let lock = || self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = lock().get(&index) {
+            return Ok(Some(Arc::clone(file)));
+        }
+        let Some(file) = self.open_index(index)?.map(Arc::new) else { return Ok(None) };
+        let oldest = lock().push(index, Arc::clone(&file));
+        drop(oldest); // closed outside the lock
+        Ok(Some(file))
+    }
+
+    fn open_file(&self, file: &Entry) -> io::Result<File> {
+        let Source::File(path) = &file.source else {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "not a regular file of the torrent"));
+        };
+        // NONBLOCK: a FIFO of this name must not hold us; it means nothing for regular files.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+        let opened: File = open_beneath(self.root.as_fd(), path, flags)?.into();
+        if !opened.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        Ok(opened)
+    }
+}
+
+impl Entry {
+    fn end(&self) -> u64 {
+        self.offset.saturating_add(self.length)
+    }
+}
+
+/// Opens a path that must not lead out of `root`, by `..` or by a symlink.
+fn open_beneath(root: impl AsFd, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    match rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve) {
+        // Before Linux 5.6, or in a sandbox that does not know the call: every component by hand, no symlink at all.
+        Err(Errno::NOSYS | Errno::PERM) => open_by_component(root, path, flags),
+        // EAGAIN: something was renamed meanwhile.
+        Err(Errno::AGAIN) => rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve),
+        result => result,
+    }
+}
+
+fn open_by_component(root: impl AsFd, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let directory = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let (parents, name) = path.rsplit_once('/').map_or((None, path), |(parents, name)| (Some(parents), name));
+    let mut parent = rustix::io::fcntl_dupfd_cloexec(root, 0)?;
+    for component in parents.into_iter().flat_map(|parents| parents.split('/')) {
+        parent = open_component(&parent, component, directory)?;
+    }
+    open_component(&parent, name, flags | OFlags::NOFOLLOW)
+}
+
+fn open_component(parent: &OwnedFd, name: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    if matches!(name, "" | "." | "..") {
+        return Err(Errno::XDEV);
+    }
+    rustix::fs::openat(parent, name, flags, Mode::empty())
+}
+
+#[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "the sizes of a test are small")]
+#[path = "data_tests.rs"]
+mod tests;
