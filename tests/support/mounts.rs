@@ -15,7 +15,8 @@ pub(crate) struct Mount {
     pub(crate) process: Running,
     pub(crate) mountpoint: PathBuf,
     pub(crate) address: std::net::SocketAddr,
-    _dir: Option<TempDir>,
+    left: bool,
+    _dir: TempDir,
 }
 
 /// How a mount is started.
@@ -74,7 +75,7 @@ impl MountCommand {
         });
         self.command.arg(&mountpoint);
         let process = Running::spawn("swarmfs mount", self.command, &dir.path().join("log"), self.limit);
-        let mut mount = Mount { process, mountpoint, address: self.address, _dir: Some(dir) };
+        let mut mount = Mount { process, mountpoint, address: self.address, left: false, _dir: dir };
         let up = holds_within(Duration::from_secs(10), || {
             if let Some(status) = mount.process.exited() {
                 panic!("the mount ended at once ({status}): {}", mount.process.log());
@@ -105,11 +106,18 @@ impl Mount {
         };
         end
     }
+
+    /// Lets go of it without taking a stale mount away: the mountpoint is the caller's.
+    pub(crate) fn leave(mut self) {
+        self.left = true;
+    }
 }
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        detach(&self.mountpoint);
+        if !self.left {
+            detach(&self.mountpoint);
+        }
     }
 }
 
