@@ -144,7 +144,8 @@ fn read_along(reader: u64, ours: &Path, theirs: &Path) {
         if reader % 2 == 1 && step == 64 {
             break;
         }
-        let at = if reader % 2 == 0 { reader * 80 * MIB + step * (128 << 10) } else { random.below(699 * MIB) };
+        let at =
+            if reader.is_multiple_of(2) { reader * 80 * MIB + step * (128 << 10) } else { random.below(699 * MIB) };
         ours.read_exact_at(&mut buffers[0], at).expect("a read of the mount");
         theirs.read_exact_at(&mut buffers[1], at).expect("a read of the original");
         assert!(buffers[0] == buffers[1], "reader {reader} at {at}");
