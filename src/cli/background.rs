@@ -1,7 +1,7 @@
 //! The background process: the own binary run once more, before there is any thread, in a session of its own.
 //!
 //! A fork without exec would leave a runtime without its threads. So the parent runs `/proc/self/exe` with the arguments
-//! that it is given (absolute paths: the child's directory is `/`) and a hidden `--ready-fd N` at their end, N being the
+//! that it is given and a hidden `--ready-fd N` at their end, N being the
 //! write end of a pipe. It waits for one line: `ok`, or the sentence that says why not.
 
 use std::ffi::OsString;
@@ -35,11 +35,12 @@ pub(crate) enum Role {
 pub(crate) struct Readiness(File);
 
 impl Readiness {
-    /// All is well: the parent exits with 0.
+    /// All is well: the parent exits with 0. From here on the working directory is `/`, so that none is kept busy.
     ///
     /// # Errors
     /// If nobody waits any more: the start was interrupted, and this process should end.
     pub(crate) fn ready(mut self) -> io::Result<()> {
+        std::env::set_current_dir("/")?;
         self.0.write_all(b"ok\n")
     }
 
@@ -58,7 +59,13 @@ impl Readiness {
 pub(crate) fn enter(ready_fd: Option<RawFd>, arguments: &[OsString], log: &Path) -> anyhow::Result<Role> {
     match ready_fd {
         Some(fd) => child(fd).map(Role::Child),
-        None => parent(arguments, log).map(Role::Parent),
+        None => match parent(arguments, log)? {
+            None => Ok(Role::Parent(0)),
+            Some(reason) => {
+                eprintln!("swarmfs: {reason}");
+                Ok(Role::Parent(1))
+            }
+        },
     }
 }
 
@@ -76,7 +83,8 @@ fn child(fd: RawFd) -> anyhow::Result<Readiness> {
     Ok(Readiness(pipe.into()))
 }
 
-fn parent(arguments: &[OsString], log: &Path) -> anyhow::Result<i32> {
+/// Starts the child and waits for its word: nothing if it is ready, else why not.
+fn parent(arguments: &[OsString], log: &Path) -> anyhow::Result<Option<String>> {
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("cannot make a pipe")?;
     let output = open_log(log);
     let shown = if output.is_some() { log } else { Path::new("/dev/null") };
@@ -85,26 +93,28 @@ fn parent(arguments: &[OsString], log: &Path) -> anyhow::Result<i32> {
     // A binary that was replaced while it ran still is /proc/self/exe.
     let binary = std::env::current_exe().ok().filter(|path| path.is_file());
     let mut command = Command::new(binary.unwrap_or_else(|| PathBuf::from("/proc/self/exe")));
-    command.args(arguments).arg(READY_FLAG).arg(writer.as_raw_fd().to_string()).current_dir("/");
+    command.args(arguments).arg(READY_FLAG).arg(writer.as_raw_fd().to_string());
     command.stdin(Stdio::null()).stdout(stream(&output)).stderr(stream(&output));
     rustix::io::fcntl_setfd(&writer, FdFlags::empty()).context("cannot pass the pipe on")?;
     let mut child = command.spawn().context("cannot start the background process")?;
     drop(writer);
-    let mut line = String::new();
-    // An error reads as silence, which is reported below.
-    let _ = BufReader::new(File::from(reader).take(MAX_MESSAGE)).read_line(&mut line);
-    match line.trim_end() {
-        "ok" => return Ok(0),
-        "" => {
-            let end = child.wait().map_or_else(|_| "ended".to_owned(), how_it_ended);
-            eprintln!("swarmfs: the background process {end} before it was ready; its log is {}", shown.display());
-        }
-        reason => {
-            let _ = child.wait();
-            eprintln!("swarmfs: {reason}");
-        }
+    let said = first_line(reader.into());
+    if said == "ok" {
+        return Ok(None);
     }
-    Ok(1)
+    let status = child.wait();
+    if said.is_empty() {
+        let end = status.map_or_else(|_| "ended".to_owned(), how_it_ended);
+        return Ok(Some(format!("the background process {end} before it was ready; its log is {}", shown.display())));
+    }
+    Ok(Some(said))
+}
+
+/// What the child says; an error reads as silence.
+fn first_line(pipe: File) -> String {
+    let mut line = Vec::new();
+    let _ = BufReader::new(pipe.take(MAX_MESSAGE)).read_until(b'\n', &mut line);
+    String::from_utf8_lossy(&line).trim_end().to_owned()
 }
 
 fn how_it_ended(status: ExitStatus) -> String {
@@ -150,16 +160,13 @@ mod tests {
     use super::*;
 
     /// Runs a test of this file as the background process, the way `main` would.
-    fn start(part: &str, log: &Path) -> (i32, String) {
+    fn start(part: &str, log: &Path) -> Option<String> {
         // What follows `--` are names of tests for the test harness; the flag and its number are names of none.
         let arguments = [&format!("{}::{part}", module_path!().split_once("::").expect("in a crate").1), "--exact"];
         let rest = ["--ignored", "--nocapture", "--"];
         let arguments: Vec<OsString> =
             arguments.map(OsString::from).into_iter().chain(rest.map(OsString::from)).collect();
-        match enter(None, &arguments, log).expect("it starts") {
-            Role::Parent(code) => (code, std::fs::read_to_string(log).unwrap_or_default()),
-            Role::Child(_) => panic!("no flag was given"),
-        }
+        parent(&arguments, log).expect("it starts")
     }
 
     /// In the background process: its readiness, from its own arguments.
@@ -177,9 +184,9 @@ mod tests {
     fn child_is_ready() {
         let readiness = readiness();
         assert_eq!(rustix::process::getsid(None).ok(), Some(rustix::process::getpid()));
-        assert_eq!(std::env::current_dir().ok(), Some(PathBuf::from("/")));
         println!("said to the log");
         readiness.ready().expect("the parent waits");
+        assert_eq!(std::env::current_dir().ok(), Some(PathBuf::from("/")));
     }
 
     #[test]
@@ -199,17 +206,17 @@ mod tests {
     fn the_parent_waits_for_the_childs_word() {
         let dir = tempfile::tempdir().expect("a directory");
         let log = dir.path().join("new/mount.log");
-        let (code, said) = start("child_is_ready", &log);
-        assert_eq!(code, 0, "{said}");
-        assert!(said.contains("said to the log"), "{said}");
-        assert_eq!(start("child_has_failed", &log).0, 1);
-        assert_eq!(start("child_dies", &log).0, 1);
+        assert_eq!(start("child_is_ready", &log), None);
+        assert!(std::fs::read_to_string(&log).expect("a log").contains("said to the log"));
+        assert_eq!(start("child_has_failed", &log).as_deref(), Some("the mountpoint is gone"));
+        let silent = start("child_dies", &log).expect("it says nothing");
+        assert!(silent.contains("killed by signal 6") && silent.contains(&*log.to_string_lossy()), "{silent}");
         assert!(log.with_extension("log.old").exists());
     }
 
     #[test]
     fn a_log_that_cannot_be_written_stops_nothing() {
-        assert_eq!(start("child_is_ready", Path::new("/proc/none/mount.log")).0, 0);
+        assert_eq!(start("child_is_ready", Path::new("/proc/none/mount.log")), None);
     }
 
     #[test]

@@ -1,71 +1,28 @@
-//! `swarmfs info SOURCE`: what is in a torrent. Also how every command turns a SOURCE into a [`Metainfo`].
+//! `swarmfs info SOURCE`: what is in a torrent.
 
-use std::fs;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use serde::{Serialize, Serializer};
 
+use super::source;
 use crate::Error;
-use crate::metainfo::{File, FileKind, Metainfo, MetainfoError};
+use crate::metainfo::{File, FileKind, Metainfo};
 
-/// Prints what is in the torrent at `source`, for people or, with `json`, for programs.
+/// Prints what is in the torrent at `path`, for people or, with `json`, for programs.
 ///
 /// # Errors
-/// One sentence if `source` cannot be read or is refused. A reader of the output that goes away is no error.
-pub fn run(source: &Path, json: bool) -> anyhow::Result<()> {
-    let meta = load(source)?;
+/// One sentence if `path` cannot be read or is refused. A reader of the output that goes away is no error.
+pub(crate) fn run(path: &Path, json: bool) -> anyhow::Result<()> {
+    let meta = source::read(path)?;
     let mut out = BufWriter::new(io::stdout().lock());
     let printed = if json { print_json(&meta, &mut out) } else { print_text(&meta, &mut out) };
     match printed.and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Error::System { what: "write to the standard output", source: error }.into())
+            Err(Error::System { what: "write to the standard output", cause: error }.into())
         }
         _ => Ok(()),
     }
-}
-
-/// The torrent that a SOURCE names: today, a .torrent file.
-///
-/// # Errors
-/// One sentence if SOURCE is a kind that is not built yet, cannot be read, or is refused.
-pub fn load(source: &Path) -> anyhow::Result<Metainfo> {
-    if let Some(kind) = not_built(source) {
-        anyhow::bail!(
-            "{}: {kind} as SOURCE is not built yet; save the .torrent file and give its path",
-            escaped(&source.to_string_lossy())
-        );
-    }
-    let error = |what| move |error| Error::Io { path: source.to_owned(), what, source: error };
-    let file = fs::File::open(source).map_err(error("open"))?;
-    let length = file.metadata().map_err(error("read"))?.len().min(Metainfo::MAX_FILE);
-    // One byte past the limit tells a file that is too large from one that is just at it.
-    let mut bytes = Vec::with_capacity(usize::try_from(length + 1).unwrap_or_default());
-    file.take(Metainfo::MAX_FILE + 1).read_to_end(&mut bytes).map_err(error("read"))?;
-    let refused = |source_error: MetainfoError| Error::Metainfo { path: source.to_owned(), source: source_error };
-    Ok(Metainfo::parse(&bytes).map_err(refused)?)
-}
-
-/// What a SOURCE is, if it is a kind that is not built yet. What exists under that path is taken as a file.
-fn not_built(source: &Path) -> Option<&'static str> {
-    let text = source.to_str()?;
-    let starts = |prefix: &str| text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
-    let all = |test: fn(&u8) -> bool| text.as_bytes().iter().all(test);
-    if source.is_dir() {
-        return Some("a folder of torrents");
-    }
-    if source.exists() {
-        return None;
-    }
-    if starts("magnet:") {
-        return Some("a magnet link");
-    }
-    if starts("http://") || starts("https://") {
-        return Some("an address");
-    }
-    let base32 = |byte: &u8| byte.is_ascii_alphabetic() || (b'2'..=b'7').contains(byte);
-    let hash = matches!(text.len(), 40 | 64) && all(u8::is_ascii_hexdigit) || text.len() == 32 && all(base32);
-    hash.then_some("an info-hash")
 }
 
 fn print_text(meta: &Metainfo, out: &mut impl Write) -> io::Result<()> {
@@ -184,7 +141,7 @@ fn hash_v2(meta: &Metainfo) -> Option<String> {
 
 /// A text from outside as a terminal may have it: what could move the cursor, colour, or turn the direction of what
 /// follows becomes an escape.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     let hostile = |c: char| {
         c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
@@ -256,14 +213,5 @@ mod tests {
     #[test]
     fn texts_cannot_drive_a_terminal() {
         assert_eq!(escaped("caf\u{e9} \u{1b}[2J\n\u{9b}\u{202e}x"), "caf\u{e9} \\u{1b}[2J\\n\\u{9b}\\u{202e}x");
-    }
-
-    #[test]
-    fn sources_that_are_not_built_are_named() {
-        let kind = |text: &str| not_built(Path::new(text));
-        assert_eq!(kind("magnet:?xt=urn:btih:x"), Some("a magnet link"));
-        assert_eq!(kind("HTTPS://example.com/a.torrent"), Some("an address"));
-        assert_eq!(kind(&"aB".repeat(20)), Some("an info-hash"));
-        assert_eq!(kind("missing.torrent"), None);
     }
 }

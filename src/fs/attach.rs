@@ -4,7 +4,7 @@
 //! We mount ourselves and hand fuser the descriptor, because fuser 0.18 unmounts the path once more when a session has
 //! ended, and by then something else may be mounted there.
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -36,7 +36,7 @@ pub(super) fn prepare(mountpoint: &Path, nonempty: bool) -> Result<PathBuf, Stri
     for _ in 0..MAX_STALE {
         let top = mountinfo::top(&path).map_err(|e| format!("cannot read /proc/self/mountinfo: {e}"))?;
         match std::fs::metadata(&path) {
-            Err(e) if is_dead(&e) => match top {
+            _ if is_dead(&path) => match top {
                 Some(entry) if entry.fs_type == FS_TYPE => {
                     tracing::warn!(mountpoint = %path.display(), "cleaning up a mount whose process is gone");
                     detach(&path, true).map_err(|e| format!("a dead mount is there and cannot be cleaned up: {e}"))?;
@@ -74,7 +74,7 @@ pub(crate) fn canonical(mountpoint: &Path) -> Result<PathBuf, String> {
     match std::fs::canonicalize(mountpoint) {
         Ok(path) => Ok(path),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Err("does not exist; make the directory first".to_owned()),
-        Err(e) if is_dead(&e) => {
+        Err(e) if says_dead(&e) => {
             let absolute = std::path::absolute(mountpoint).map_err(|e| format!("cannot be used: {e}"))?;
             let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else {
                 return Err("is dead and has no name; give its full path".to_owned());
@@ -86,8 +86,14 @@ pub(crate) fn canonical(mountpoint: &Path) -> Result<PathBuf, String> {
     }
 }
 
-/// "Transport endpoint is not connected", and what an aborted connection says.
-pub(crate) fn is_dead(error: &io::Error) -> bool {
+/// True if the process behind a mount is gone: "Transport endpoint is not connected". Only statfs(2) tells, because the
+/// kernel may keep the attributes that stat(2) shows, and always asks for these.
+pub(crate) fn is_dead(path: &Path) -> bool {
+    rustix::fs::statfs(path).is_err_and(|error| says_dead(&error.into()))
+}
+
+/// What a mount says whose process is gone, or whose connection was aborted.
+fn says_dead(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED))
 }
 
@@ -177,7 +183,7 @@ fn allows_other(fuse_conf: &str) -> bool {
 }
 
 fn helper() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_else(OsString::new);
+    let path = std::env::var_os("PATH").unwrap_or_default();
     let directories = std::env::split_paths(&path).chain(HELPER_DIRECTORIES.iter().map(PathBuf::from));
     let candidates = directories.flat_map(|dir| [dir.join("fusermount3"), dir.join("fusermount")]);
     let mut candidates: Vec<PathBuf> = candidates.filter(|file| file.is_file()).collect();

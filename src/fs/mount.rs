@@ -90,8 +90,8 @@ fn start(
             tracing::warn!(%error, "the session with the kernel ended");
         }
     })?;
-    // Asks our own threads for the root's attributes, so it fails if they could not start.
-    std::fs::metadata(&path)?;
+    // Asks our own threads, so it fails if they could not start.
+    rustix::fs::statfs(&path)?;
     attach::raise_read_ahead(&entry.device, READ_AHEAD_KIB);
     let shared =
         Shared { mountpoint: path, id: entry.id, device: entry.device, content, ended, ending: Mutex::new(()) };

@@ -1,7 +1,7 @@
 //! Bencode (BEP 3): the check that stands in front of every bencode parser, and a view of what has passed it.
 //!
 //! [`check`] is iterative, with limits on depth, items and lengths, so that a hostile input is refused and never
-//! recursed into. [`Node`] reads checked bytes where they lie: nothing is copied, and a raw span is at hand for the
+//! recursed into. `Node` reads checked bytes where they lie: nothing is copied, and a raw span is at hand for the
 //! info-hash. Unsorted and repeated keys, `i-0e` and leading zeros pass, because torrents of the wild have them.
 
 use std::ops::Range;

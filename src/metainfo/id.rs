@@ -3,6 +3,7 @@
 use std::fmt;
 
 use sha1::{Digest, Sha1};
+use sha2::Sha256;
 
 /// SHA-1 of the raw `info` value (BEP 3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,12 +25,7 @@ impl InfoHashV2 {
     /// The hash of a raw `info` value.
     #[must_use]
     pub fn of(info: &[u8]) -> Self {
-        let mut hash = [0; 32];
-        // ring's SHA-256, which the TLS of trackers brings along.
-        if let Some(suite) = rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256.tls13() {
-            hash.copy_from_slice(suite.common.hash_provider.hash(info).as_ref());
-        }
-        Self(hash)
+        Self(Sha256::digest(info).into())
     }
 }
 

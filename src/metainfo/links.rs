@@ -11,8 +11,11 @@ use super::{File, FileKind};
 
 /// Links followed one after the other, as in Linux.
 const MAX_HOPS: usize = 40;
-/// Bytes of path looked at over all links of a torrent: keeps long chains of many links from costing seconds.
-const MAX_WORK: usize = 256 << 20;
+/// Work done over all links of a torrent, bytes of path and [`STEP`] for each component: keeps long chains of many links
+/// from costing seconds. Room for over a million components.
+const MAX_WORK: usize = 128 << 20;
+/// The work of one component beside its bytes.
+const STEP: usize = 64;
 /// The longest text of a link, bytes: what readlink can give.
 const MAX_TEXT: usize = 4095;
 
@@ -24,36 +27,37 @@ pub(super) struct Link<'a> {
     pub(super) target: Vec<&'a [u8]>,
 }
 
-/// A place in the torrent: components from its root.
-type Place = Vec<String>;
-
 /// Makes each of the links a [`FileKind::Symlink`] or [`FileKind::Hidden`]. The files' paths are settled.
 pub(super) fn resolve(files: &mut [File], links: &[Link<'_>]) {
     if links.is_empty() {
         return;
     }
     let index = Index::new(files);
-    let exists = |place: &Place| index.exists(files, &place.join("/"));
+    let exists = |place: &str| index.exists(files, place);
     // First what each link most likely means, so that others can be followed through it.
-    let meanings: Vec<Vec<Place>> = links
+    let meanings: Vec<Vec<String>> = links
         .iter()
         .map(|link| {
             let directory = directory(&files[link.file].path);
-            let mut places: Vec<Place> =
-                [Vec::new(), directory].into_iter().filter_map(|from| place(from, &link.target)).collect();
+            let mut places: Vec<String> =
+                ["", directory].into_iter().filter_map(|from| place(from, &link.target)).collect();
+            places.dedup();
             places.sort_by_key(|place| !exists(place));
             places
         })
         .collect();
-    let first: BTreeMap<&str, Option<&Place>> =
-        links.iter().zip(&meanings).map(|(link, places)| (&*files[link.file].path, places.first())).collect();
+    let first: BTreeMap<&str, Option<&str>> = links
+        .iter()
+        .zip(&meanings)
+        .map(|(link, places)| (&*files[link.file].path, places.first().map(String::as_str)))
+        .collect();
     let mut work = 0;
     let kinds: Vec<FileKind> = links
         .iter()
         .zip(&meanings)
         .map(|(link, places)| {
             let place = places.iter().find(|place| leads_somewhere(place, &first, &exists, &mut work));
-            let text = place.map(|place| text(&directory(&files[link.file].path), place));
+            let text = place.map(|place| text(directory(&files[link.file].path), place));
             text.filter(|text| text.len() <= MAX_TEXT)
                 .map_or(FileKind::Hidden, |text| FileKind::Symlink { target: text.into() })
         })
@@ -63,45 +67,59 @@ pub(super) fn resolve(files: &mut [File], links: &[Link<'_>]) {
     }
 }
 
-/// The directory that a path is in.
-fn directory(path: &str) -> Place {
-    let mut place: Place = path.split('/').map(str::to_owned).collect();
-    place.pop();
-    place
+/// The directory that a path is in; the torrent's own is the empty path.
+fn directory(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(directory, _)| directory)
+}
+
+/// The components of a path.
+fn components(path: &str) -> impl DoubleEndedIterator<Item = &str> {
+    path.split('/').filter(|name| !name.is_empty())
+}
+
+/// Goes from a directory to what `name` names in it.
+fn enter(directory: &mut String, name: &str) {
+    if !directory.is_empty() {
+        directory.push('/');
+    }
+    directory.push_str(name);
 }
 
 /// Where a target leads from a directory; `None` if it is too long or goes up past the torrent's root.
-fn place(mut from: Place, target: &[&[u8]]) -> Option<Place> {
+fn place(from: &str, target: &[&[u8]]) -> Option<String> {
+    let mut at = from.to_owned();
     for raw in target {
         if *raw == b".." {
-            from.pop()?;
-        } else {
-            from.extend(names::component(raw));
+            if at.is_empty() {
+                return None;
+            }
+            at.truncate(directory(&at).len());
+        } else if let Some(name) = names::component(raw) {
+            enter(&mut at, &name);
         }
     }
-    (from.len() <= names::MAX_DEPTH).then_some(from)
+    (components(&at).count() <= names::MAX_DEPTH).then_some(at)
 }
 
 /// True if a place is there, other links being followed. `links` has what each means, or nothing if it leads out.
 fn leads_somewhere(
-    place: &Place,
-    links: &BTreeMap<&str, Option<&Place>>,
-    exists: &impl Fn(&Place) -> bool,
+    place: &str,
+    links: &BTreeMap<&str, Option<&str>>,
+    exists: &impl Fn(&str) -> bool,
     work: &mut usize,
 ) -> bool {
-    let mut ahead: Vec<&String> = place.iter().rev().collect();
-    let mut at = Place::new();
+    let mut ahead: Vec<&str> = components(place).rev().collect();
+    let mut at = String::new();
     let mut hops = 0;
     while let Some(name) = ahead.pop() {
-        at.push(name.clone());
-        let path = at.join("/");
-        *work += path.len();
-        if let Some(target) = links.get(path.as_str()) {
+        enter(&mut at, name);
+        if let Some(target) = links.get(at.as_str()) {
             hops += 1;
             let Some(target) = target.filter(|_| hops <= MAX_HOPS) else { return false };
             at.clear();
-            ahead.extend(target.iter().rev());
+            ahead.extend(components(target).rev());
         }
+        *work += STEP + at.len();
         if *work > MAX_WORK {
             return false;
         }
@@ -110,10 +128,10 @@ fn leads_somewhere(
 }
 
 /// The text of a link in `directory` that leads to `place`.
-fn text(directory: &Place, place: &Place) -> String {
-    let common = directory.iter().zip(place).take_while(|(a, b)| a == b).count();
-    let up = directory[common..].iter().map(|_| "..");
-    let text: Vec<&str> = up.chain(place[common..].iter().map(String::as_str)).collect();
+fn text(directory: &str, place: &str) -> String {
+    let common = components(directory).zip(components(place)).take_while(|(a, b)| a == b).count();
+    let up = components(directory).skip(common).map(|_| "..");
+    let text: Vec<&str> = up.chain(components(place).skip(common)).collect();
     if text.is_empty() { ".".to_owned() } else { text.join("/") }
 }
 
@@ -179,7 +197,7 @@ mod tests {
             let texts: BTreeMap<&str, &str> =
                 names.iter().zip(&shown).filter_map(|(name, text)| Some((*name, text.as_deref()?))).collect();
             for (name, text) in &texts {
-                let mut at = directory(name);
+                let mut at: Vec<String> = components(directory(name)).map(str::to_owned).collect();
                 let mut ahead: Vec<&str> = text.split('/').rev().collect();
                 for _ in 0..10_000 {
                     match ahead.pop() {

@@ -5,8 +5,8 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-use super::bencode_guard::check;
 use crate::metainfo::bencode::Limits;
+use crate::metainfo::bencode::check;
 
 /// A value.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,7 +3,6 @@
 #![forbid(unsafe_code)]
 
 mod bencode;
-mod bencode_guard;
 mod extension;
 mod fast;
 mod handshake;
