@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use support::MIB;
-use support::mounts::{is_mounted, mount};
+use support::mounts::{detach, is_mounted, mount};
 use support::peer::Peer;
 use support::process::{output, swarmfs};
 use support::torrent::{Content, Torrent};
@@ -170,6 +170,24 @@ fn help_lists_every_common_option() {
     }
     let version = output(swarmfs().arg("--version"), Duration::from_secs(5));
     assert!(String::from_utf8_lossy(&version.stdout).contains(env!("CARGO_PKG_VERSION")));
+}
+
+/// As people type it: options before, between and after the paths.
+#[test]
+fn options_may_stand_anywhere() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let torrent = torrent_file(dir.path());
+    let mountpoint = dir.path().join("mnt");
+    std::fs::create_dir(&mountpoint).expect("a directory");
+    for place in 0..3 {
+        let mut words = vec![torrent.as_os_str().to_owned(), mountpoint.as_os_str().to_owned()];
+        words.splice(place..place, ["--listen".into(), support::free_address().to_string().into(), "--no-dht".into()]);
+        let answer = output(swarmfs().arg("mount").args(words), Duration::from_secs(20));
+        let mounted = is_mounted(&mountpoint);
+        output(swarmfs().arg("unmount").arg(&mountpoint), Duration::from_secs(20));
+        detach(&mountpoint);
+        assert!(answer.status.success() && mounted, "options at place {place}: {answer:?}");
+    }
 }
 
 /// Sizes, rates and times in every unit, and every common option at once: the mount comes up and reads.

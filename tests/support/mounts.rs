@@ -25,7 +25,7 @@ pub(crate) struct MountCommand {
     address: std::net::SocketAddr,
     limit: Duration,
     mountpoint: Option<PathBuf>,
-    names: usize,
+    torrents: Vec<PathBuf>,
 }
 
 /// A mount of these .torrent files, with nothing that leaves the machine.
@@ -36,8 +36,9 @@ pub(crate) fn mount(torrents: &[&Path]) -> MountCommand {
 /// As `mount`, listening on `address`.
 pub(crate) fn mount_at(torrents: &[&Path], address: std::net::SocketAddr) -> MountCommand {
     let mut command = swarmfs();
-    command.args(["mount", "-f", "-v", "--no-dht", "--no-lsd", "--listen", &address.to_string()]).args(torrents);
-    MountCommand { command, address, limit: Duration::from_secs(120), mountpoint: None, names: torrents.len() }
+    command.args(["mount", "-f", "-v", "--no-dht", "--no-lsd", "--listen", &address.to_string()]);
+    let torrents = torrents.iter().map(|torrent| torrent.to_path_buf()).collect();
+    MountCommand { command, address, limit: Duration::from_secs(120), mountpoint: None, torrents }
 }
 
 impl MountCommand {
@@ -73,7 +74,7 @@ impl MountCommand {
             std::fs::create_dir(&path).expect("a mountpoint");
             path
         });
-        self.command.arg(&mountpoint);
+        self.command.args(&self.torrents).arg(&mountpoint);
         let process = Running::spawn("swarmfs mount", self.command, &dir.path().join("log"), self.limit);
         let mut mount = Mount { process, mountpoint, address: self.address, left: false, _dir: dir };
         let up = holds_within(Duration::from_secs(10), || {
@@ -81,7 +82,7 @@ impl MountCommand {
                 panic!("the mount ended at once ({status}): {}", mount.process.log());
             }
             is_mounted(&mount.mountpoint)
-                && std::fs::read_dir(&mount.mountpoint).is_ok_and(|entries| entries.count() == self.names)
+                && std::fs::read_dir(&mount.mountpoint).is_ok_and(|entries| entries.count() == self.torrents.len())
         });
         assert!(up, "nothing mounted after 10 s: {}", mount.process.log());
         mount
