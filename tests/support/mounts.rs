@@ -81,7 +81,9 @@ impl MountCommand {
             if let Some(status) = mount.process.exited() {
                 panic!("the mount ended at once ({status}): {}", mount.process.log());
             }
+            // A stale mount may still list its names from the kernel's cache, but only a living one answers statfs.
             is_mounted(&mount.mountpoint)
+                && rustix::fs::statfs(&mount.mountpoint).is_ok()
                 && std::fs::read_dir(&mount.mountpoint).is_ok_and(|entries| entries.count() == self.torrents.len())
         });
         assert!(up, "nothing mounted after 10 s: {}", mount.process.log());
