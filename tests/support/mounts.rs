@@ -133,6 +133,6 @@ pub(crate) fn detach(mountpoint: &Path) {
 
 /// True if this very path is a mount of ours in this mount namespace. Asks the kernel's table, not the file system.
 pub(crate) fn is_mounted(mountpoint: &Path) -> bool {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+    let table = std::fs::read_to_string("/proc/thread-self/mountinfo").expect("mountinfo");
     table.lines().any(|line| line.split(' ').nth(4) == mountpoint.to_str())
 }
