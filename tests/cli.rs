@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use support::MIB;
-use support::mounts::{is_mounted, mount};
+use support::mounts::{detach, is_mounted, mount};
 use support::peer::Peer;
 use support::process::{output, swarmfs};
 use support::torrent::{Content, Torrent};
@@ -31,7 +31,7 @@ const COMMON_OPTIONS: [&str; 19] = [
     "--no-upload",
     "--allow-other",
     "--http",
-    "-o",
+    " -o",
 ];
 
 /// The code and the text of a command that must fail, and soon.
@@ -149,8 +149,10 @@ fn a_taken_port_that_was_chosen_is_an_error() {
     let torrent = torrent_file(dir.path());
     let taken = std::net::TcpListener::bind((support::loopback(), 0)).expect("a port");
     let address = taken.local_addr().expect("its address").to_string();
-    fails_in_a_sentence(swarmfs().args(["mount", "-f", "--listen", &address]).arg(&torrent).arg(dir.path()), &address);
-    assert!(!is_mounted(dir.path()));
+    let mountpoint = dir.path().join("mnt");
+    std::fs::create_dir(&mountpoint).expect("a directory");
+    fails_in_a_sentence(swarmfs().args(["mount", "-f", "--listen", &address]).arg(&torrent).arg(&mountpoint), &address);
+    assert!(!is_mounted(&mountpoint));
 }
 
 #[test]
@@ -168,6 +170,24 @@ fn help_lists_every_common_option() {
     }
     let version = output(swarmfs().arg("--version"), Duration::from_secs(5));
     assert!(String::from_utf8_lossy(&version.stdout).contains(env!("CARGO_PKG_VERSION")));
+}
+
+/// As people type it: options before, between and after the paths.
+#[test]
+fn options_may_stand_anywhere() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let torrent = torrent_file(dir.path());
+    let mountpoint = dir.path().join("mnt");
+    std::fs::create_dir(&mountpoint).expect("a directory");
+    for place in 0..3 {
+        let mut words = vec![torrent.as_os_str().to_owned(), mountpoint.as_os_str().to_owned()];
+        words.splice(place..place, ["--listen".into(), support::free_address().to_string().into(), "--no-dht".into()]);
+        let answer = output(swarmfs().arg("mount").args(words), Duration::from_secs(20));
+        let mounted = is_mounted(&mountpoint);
+        output(swarmfs().arg("unmount").arg(&mountpoint), Duration::from_secs(20));
+        detach(&mountpoint);
+        assert!(answer.status.success() && mounted, "options at place {place}: {answer:?}");
+    }
 }
 
 /// Sizes, rates and times in every unit, and every common option at once: the mount comes up and reads.
@@ -222,7 +242,9 @@ fn info_tells_what_is_in_a_torrent() {
     let json = output(swarmfs().args(["info", "--json"]).arg(&file), Duration::from_secs(5));
     let json: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
     let all = json.to_string();
-    for part in ["dead", &torrent.hex(), "a/b", "100000", "32768", "http://tracker.example/announce", "1700000000"] {
+    for part in
+        ["dead", &torrent.hex(), "a/b", "100000", "32768", "http://tracker.example/announce", "2023-11-14T22:13:20Z"]
+    {
         assert!(all.contains(part), "info --json does not tell {part}: {all}");
     }
 }

@@ -107,3 +107,26 @@ fn foreign_programs_share_a_torrent_without_us() {
     assert_same_but_for_empty_files(&dataset, &dir.join(&dataset.name));
     assert!(seed.uploaded() > 0.0 && other.has_uploaded(), "both seeds gave: {} {}", seed.uploaded(), other.info());
 }
+
+/// The peers in std threads are ones that another client takes what it can from.
+#[test]
+#[ignore = "needs root, iproute2 and libtorrent"]
+fn libtorrent_downloads_from_the_peers_in_threads() {
+    let lab = Lab::enter();
+    let content = Arc::new(Content::noise("noise.bin", 4 * MIB + 99, 64 << 10, 4));
+    let file = content.torrent.write(lab.dir.path(), None);
+    for (name, behaviours) in [
+        ("good", &[Behaviour::Good][..]),
+        ("liar", &[Behaviour::SpoilsOne(MIB), Behaviour::Rate(2 * MIB)]),
+        ("mixed", &[Behaviour::Silent, Behaviour::Flaps, Behaviour::Resets, Behaviour::Rate(2 * MIB)]),
+    ] {
+        let peers: Vec<Peer> = behaviours.iter().map(|behaviour| Peer::start(&content, *behaviour)).collect();
+        let addresses: Vec<_> = peers.iter().map(|peer| peer.address).collect();
+        let dir = lab.subdir(name);
+        let mut leech = LibTorrent::leech_from(&lab, &file, &dir, &addresses);
+        let end = leech.process.wait(Duration::from_secs(90));
+        assert!(end.is_some_and(|(status, _)| status.success()), "{name}: {} of it", leech.done());
+        assert!(std::fs::read(dir.join("noise.bin")).expect("the file") == content.bytes, "{name}");
+        println!("{name}: {end:?}");
+    }
+}

@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,9 +66,7 @@ fn one_flipped_bit_gets_its_sender_banned_and_nobody_else() {
     assert_eq!(liar.count(|c| &c.spoiled), 1, "the liar was asked and lied once");
     wait_until(STALL, "the liar is banned", || shown.banned(liar));
     assert!(!shown.banned(honest), "{}", shown.mount.log());
-    // It is not let in again.
-    let (connections, ended) = (liar.count(|c| &c.connections), liar.count(|c| &c.ended));
-    assert_eq!(connections, ended, "its connection is closed");
+    wait_until(STALL, "its connection is closed", || liar.count(|c| &c.connections) == liar.count(|c| &c.ended));
 }
 
 #[test]
@@ -184,4 +184,30 @@ fn resident(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
     line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
+}
+
+/// 300 strangers connect and say nothing: the mount reads on, and sends them away.
+#[test]
+fn silent_strangers_do_not_hold_anything_up() {
+    let content = Arc::new(Content::noise("film.mkv", 8 * MIB, PIECE, 16));
+    let good = Peer::start(&content, Behaviour::Rate(RATE));
+    let dir = tempfile::tempdir().expect("a directory");
+    let mount = mount(&[&content.torrent.write(dir.path(), None)]).peer(good.address).start();
+    let strangers: Vec<TcpStream> = (0..300)
+        .map(|n| {
+            let mut stream = TcpStream::connect(mount.address).expect("it listens");
+            if n % 2 == 0 {
+                stream.write_all(b"\x13BitTorrent prot").expect("half a handshake");
+            }
+            stream
+        })
+        .collect();
+    let (bytes, slowest) = read_timed(&mount.path("film.mkv")).expect("the file");
+    assert!(bytes == content.bytes && slowest < STALL, "a read took {slowest:?}");
+    for mut stream in strangers {
+        stream.set_read_timeout(Some(Duration::from_secs(15))).expect("a timeout");
+        // The end of the stream, or a reset: both are the end.
+        let answer = stream.read(&mut [0; 68]);
+        assert!(!matches!(&answer, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock), "not sent away");
+    }
 }

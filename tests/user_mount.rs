@@ -35,6 +35,24 @@ fn as_nobody(program: &Path, home: &Path) -> Command {
     command
 }
 
+/// Moves this thread to mounts of its own, where everybody may open /dev/fuse, as udev sets it up on most machines.
+fn everybody_may_use_fuse(dir: &Path) {
+    use rustix::{fs, mount, thread};
+    let mode = std::fs::metadata("/dev/fuse").expect("/dev/fuse").permissions().mode();
+    if mode & 0o666 == 0o666 {
+        return;
+    }
+    // SAFETY: only the mounts, and what threads share of the working directory, change.
+    unsafe { thread::unshare_unsafe(thread::UnshareFlags::NEWNS) }.expect("mounts of our own: this test needs root");
+    let private = mount::MountPropagationFlags::PRIVATE | mount::MountPropagationFlags::REC;
+    mount::mount_change("/", private).expect("private mounts");
+    let node = dir.join("fuse");
+    fs::mknodat(fs::CWD, &node, fs::FileType::CharacterDevice, fs::Mode::empty(), fs::makedev(10, 229))
+        .expect("a node");
+    std::fs::set_permissions(&node, PermissionsExt::from_mode(0o666)).expect("its mode");
+    mount::mount_bind(&node, "/dev/fuse").expect("a bind mount");
+}
+
 #[test]
 #[ignore = "needs root to become an ordinary user, and fuse3"]
 fn an_ordinary_user_mounts_reads_and_unmounts() {
@@ -43,6 +61,7 @@ fn an_ordinary_user_mounts_reads_and_unmounts() {
     let seed = Peer::seed(&content);
     // In /tmp: the build directory may be in a place that others cannot enter.
     let home = tempfile::Builder::new().prefix("swarmfs-user-").tempdir_in("/tmp").expect("a directory");
+    everybody_may_use_fuse(home.path());
     let program = home.path().join("swarmfs");
     std::fs::copy(env!("CARGO_BIN_EXE_swarmfs"), &program).expect("the program");
     std::fs::set_permissions(home.path(), PermissionsExt::from_mode(0o755)).expect("its mode");

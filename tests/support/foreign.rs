@@ -150,6 +150,13 @@ impl LibTorrent {
         Self::start(lab, "leech", torrent, dir, &[])
     }
 
+    /// As `leech`, from these peers only.
+    #[track_caller]
+    pub(crate) fn leech_from(lab: &Lab, torrent: &Path, dir: &Path, peers: &[SocketAddr]) -> Self {
+        let peers: Vec<String> = peers.iter().map(SocketAddr::to_string).collect();
+        Self::start(lab, "leech", torrent, dir, &peers)
+    }
+
     fn start(lab: &Lab, verb: &str, torrent: &Path, dir: &Path, more: &[String]) -> Self {
         let address = lab.address();
         let name = format!("libtorrent-{verb}-{}", address.ip());

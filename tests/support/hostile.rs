@@ -98,12 +98,14 @@ pub(super) fn write(shared: &Shared, stream: &TcpStream, events: &Receiver<Event
                 continue;
             };
             let mut block = block.to_vec();
+            let stays = match shared.behaviour {
+                Behaviour::Rate(rate) | Behaviour::SpoilsOne(rate) => shared.take_turn(u64::from(request.length), rate),
+                _ => true,
+            };
+            if !stays {
+                return Ok(());
+            }
             match shared.behaviour {
-                Behaviour::Rate(rate) | Behaviour::SpoilsOne(rate) => {
-                    if !shared.take_turn(u64::from(request.length), rate) {
-                        return Ok(());
-                    }
-                }
                 Behaviour::Drips => return drip(shared, stream, &piece_message(request, &block)),
                 Behaviour::Resets if answered == 3 => {
                     let whole = piece_message(request, &block);

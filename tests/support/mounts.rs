@@ -15,7 +15,8 @@ pub(crate) struct Mount {
     pub(crate) process: Running,
     pub(crate) mountpoint: PathBuf,
     pub(crate) address: std::net::SocketAddr,
-    _dir: Option<TempDir>,
+    left: bool,
+    _dir: TempDir,
 }
 
 /// How a mount is started.
@@ -24,7 +25,7 @@ pub(crate) struct MountCommand {
     address: std::net::SocketAddr,
     limit: Duration,
     mountpoint: Option<PathBuf>,
-    names: usize,
+    torrents: Vec<PathBuf>,
 }
 
 /// A mount of these .torrent files, with nothing that leaves the machine.
@@ -35,8 +36,9 @@ pub(crate) fn mount(torrents: &[&Path]) -> MountCommand {
 /// As `mount`, listening on `address`.
 pub(crate) fn mount_at(torrents: &[&Path], address: std::net::SocketAddr) -> MountCommand {
     let mut command = swarmfs();
-    command.args(["mount", "-f", "-v", "--no-dht", "--no-lsd", "--listen", &address.to_string()]).args(torrents);
-    MountCommand { command, address, limit: Duration::from_secs(120), mountpoint: None, names: torrents.len() }
+    command.args(["mount", "-f", "-v", "--no-dht", "--no-lsd", "--listen", &address.to_string()]);
+    let torrents = torrents.iter().map(|torrent| torrent.to_path_buf()).collect();
+    MountCommand { command, address, limit: Duration::from_secs(120), mountpoint: None, torrents }
 }
 
 impl MountCommand {
@@ -72,15 +74,17 @@ impl MountCommand {
             std::fs::create_dir(&path).expect("a mountpoint");
             path
         });
-        self.command.arg(&mountpoint);
+        self.command.args(&self.torrents).arg(&mountpoint);
         let process = Running::spawn("swarmfs mount", self.command, &dir.path().join("log"), self.limit);
-        let mut mount = Mount { process, mountpoint, address: self.address, _dir: Some(dir) };
+        let mut mount = Mount { process, mountpoint, address: self.address, left: false, _dir: dir };
         let up = holds_within(Duration::from_secs(10), || {
             if let Some(status) = mount.process.exited() {
                 panic!("the mount ended at once ({status}): {}", mount.process.log());
             }
+            // A stale mount may still list its names from the kernel's cache, but only a living one answers statfs.
             is_mounted(&mount.mountpoint)
-                && std::fs::read_dir(&mount.mountpoint).is_ok_and(|entries| entries.count() == self.names)
+                && rustix::fs::statfs(&mount.mountpoint).is_ok()
+                && std::fs::read_dir(&mount.mountpoint).is_ok_and(|entries| entries.count() == self.torrents.len())
         });
         assert!(up, "nothing mounted after 10 s: {}", mount.process.log());
         mount
@@ -105,11 +109,18 @@ impl Mount {
         };
         end
     }
+
+    /// Lets go of it without taking a stale mount away: the mountpoint is the caller's.
+    pub(crate) fn leave(mut self) {
+        self.left = true;
+    }
 }
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        detach(&self.mountpoint);
+        if !self.left {
+            detach(&self.mountpoint);
+        }
     }
 }
 
@@ -122,6 +133,6 @@ pub(crate) fn detach(mountpoint: &Path) {
 
 /// True if this very path is a mount of ours in this mount namespace. Asks the kernel's table, not the file system.
 pub(crate) fn is_mounted(mountpoint: &Path) -> bool {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+    let table = std::fs::read_to_string("/proc/thread-self/mountinfo").expect("mountinfo");
     table.lines().any(|line| line.split(' ').nth(4) == mountpoint.to_str())
 }

@@ -275,7 +275,7 @@ pub(crate) fn request_body(request: Request) -> [u8; 12] {
 
 fn bitfield_of_all(pieces: usize) -> Vec<u8> {
     let mut bits = vec![0xff; pieces.div_ceil(8)];
-    if let Some(last) = bits.last_mut().filter(|_| pieces % 8 != 0) {
+    if let Some(last) = bits.last_mut().filter(|_| !pieces.is_multiple_of(8)) {
         *last = 0xff << (8 - pieces % 8);
     }
     bits
