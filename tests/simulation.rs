@@ -223,7 +223,6 @@ fn an_upload_limit_holds() {
 }
 
 #[test]
-#[ignore = "a swarm is not told of --no-upload: it serves its allowed-fast set to choked peers"]
 fn who_uploads_nothing_uploads_nothing() {
     over_seeds(4, |seed| {
         let geometry = Geometry::new(8 * MIB, 128 * KIB).unwrap();

@@ -210,6 +210,7 @@ impl Session {
                 .collect(),
             complete,
             fill: shared.config.fill,
+            upload: shared.config.upload,
             reqq: REQQ,
             info_hash,
             seed: u64::from_le_bytes(*shared.peer_id.0.last_chunk().unwrap_or(&[0; 8])) ^ u64::from(key.0),

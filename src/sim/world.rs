@@ -112,6 +112,7 @@ impl World {
                 files: Arc::from([whole]),
                 complete: spec.seed,
                 fill: spec.fill,
+                upload: spec.behaviour != Behaviour::FreeRider,
                 reqq: REQQ,
                 info_hash: [0; 20],
                 seed: self.rng.random(),

@@ -67,6 +67,8 @@ pub struct Setup {
     pub complete: bool,
     /// What is fetched that nobody asked for.
     pub fill: Fill,
+    /// False if nobody gets anything (`--no-upload`): choked peers get no allowed-fast set either.
+    pub upload: bool,
     /// Requests that we hold for one peer at the most; advertised as `reqq` (BEP 10).
     pub reqq: u32,
     /// The info-hash as the wire names it, for the allowed-fast set (BEP 6).

@@ -30,22 +30,7 @@ impl Space<'_> {
     }
 
     fn message(&mut self, message: Message<'static>) {
-        self.push(length(&message), Outgoing::Message(message));
-    }
-}
-
-/// Bytes of a message on the wire (BEP 3, 6, 10).
-fn length(message: &Message<'_>) -> usize {
-    match message {
-        Message::KeepAlive => 4,
-        Message::Choke | Message::Unchoke | Message::Interested | Message::NotInterested => 5,
-        Message::HaveAll | Message::HaveNone | Message::Unknown(_) => 5,
-        Message::Have(_) | Message::Suggest(_) | Message::AllowedFast(_) => 9,
-        Message::Bitfield(bits) => 5 + bits.len(),
-        Message::Request(_) | Message::Cancel(_) | Message::Reject(_) => 17,
-        Message::Piece { data, .. } => PIECE_HEADER + data.len(),
-        Message::Port(_) => 7,
-        Message::Extended { payload, .. } => 6 + payload.len(),
+        self.push(message.encoded_len(), Outgoing::Message(message));
     }
 }
 
@@ -114,7 +99,7 @@ impl Swarm {
             room.message(if peer.unchoked { Message::Unchoke } else { Message::Choke });
         }
         while let Some(message) = peer.control.pop_front() {
-            if !room.fits(length(&message)) {
+            if !room.fits(message.encoded_len()) {
                 peer.control.push_front(message);
                 return false;
             }

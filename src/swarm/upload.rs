@@ -4,12 +4,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use sha1::{Digest, Sha1};
-
 use super::peer::Peer;
 use super::{CloseReason, PeerKey, Swarm};
 use crate::metainfo::{BLOCK_LENGTH, PieceIndex, Request};
-use crate::wire::Message;
+use crate::wire::{Message, allowed_fast_set};
 
 /// Invalid requests of one peer that are too many.
 const INVALID: u32 = 300;
@@ -25,10 +23,12 @@ impl Swarm {
     pub(super) fn interested(&mut self, key: PeerKey, interested: bool) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.interested = interested;
-        if !interested || !peer.fast || peer.given.is_some() || peer.seed() {
+        if !self.upload || !interested || !peer.fast || peer.given.is_some() || peer.seed() {
             return;
         }
-        let set = allowed_fast(&self.info_hash, peer.addr.ip(), self.geometry.pieces(), ALLOWED_FAST);
+        // BEP 6 defines the set for IPv4 alone.
+        let IpAddr::V4(ip) = peer.addr.ip().to_canonical() else { return };
+        let set = allowed_fast_set(&self.info_hash, ip, self.geometry.pieces(), ALLOWED_FAST);
         let given: BTreeMap<PieceIndex, u32> =
             set.into_iter().filter(|&p| self.have.has(p) && !peer.has.has(p)).map(|p| (p, 0)).collect();
         if given.is_empty() {
@@ -156,39 +156,4 @@ fn serve_choked(peer: &mut Peer, blocks: u32, request: Request) -> bool {
         *served += 1;
         *served <= blocks.saturating_mul(FAST_COPIES)
     })
-}
-
-/// The pieces that a peer at this address may ask for while choked (BEP 6); none for IPv6, which it does not define.
-fn allowed_fast(info_hash: &[u8; 20], addr: IpAddr, pieces: u32, count: usize) -> Vec<PieceIndex> {
-    let IpAddr::V4(addr) = addr.to_canonical() else { return Vec::new() };
-    let [a, b, c, _] = addr.octets();
-    let mut set = Vec::new();
-    let mut hash: Vec<u8> = [&[a, b, c, 0][..], info_hash].concat();
-    let count = count.min(pieces as usize);
-    while set.len() < count {
-        let digest: [u8; 20] = Sha1::digest(&hash).into();
-        for word in digest.as_chunks().0 {
-            let piece = PieceIndex(u32::from_be_bytes(*word) % pieces);
-            if set.len() < count && !set.contains(&piece) {
-                set.push(piece);
-            }
-        }
-        hash = digest.to_vec();
-    }
-    set
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_allowed_fast_set_is_that_of_bep_6() {
-        let addr: IpAddr = "80.4.4.200".parse().unwrap();
-        let set = |count| allowed_fast(&[0xaa; 20], addr, 1_313, count).iter().map(|p| p.0).collect::<Vec<_>>();
-        assert_eq!(set(7), [1059, 431, 808, 1217, 287, 376, 1188]);
-        assert_eq!(set(9), [1059, 431, 808, 1217, 287, 376, 1188, 353, 508]);
-        assert_eq!(allowed_fast(&[0xaa; 20], addr, 3, 5).len(), 3);
-        assert!(allowed_fast(&[0xaa; 20], "::1".parse().unwrap(), 1_313, 5).is_empty());
-    }
 }
