@@ -10,30 +10,30 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// A .torrent file that is refused.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {cause}", path = path.display())]
     Metainfo {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: crate::metainfo::MetainfoError,
+        cause: crate::metainfo::MetainfoError,
     },
     /// A file or directory that cannot be used.
-    #[error("{path}: cannot {what}: {source}", path = path.display())]
+    #[error("{path}: cannot {what}: {cause}", path = path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
         /// What was tried, as a verb: "open", "read".
         what: &'static str,
         /// Why.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// No address to listen on.
-    #[error("cannot listen on {addr}: {source}; choose another with --listen")]
+    #[error("cannot listen on {addr}: {cause}; choose another with --listen")]
     Listen {
         /// The address.
         addr: std::net::SocketAddr,
         /// Why.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// The mount failed.
     #[error("{mountpoint}: {reason}", mountpoint = mountpoint.display())]
@@ -55,12 +55,12 @@ pub enum Error {
     #[error("{0} is here already")]
     Duplicate(crate::metainfo::TorrentId),
     /// The machine refuses something that the process needs.
-    #[error("cannot {what}: {source}")]
+    #[error("cannot {what}: {cause}")]
     System {
         /// What was tried.
         what: &'static str,
         /// Why.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
 }
 
@@ -69,8 +69,8 @@ impl Error {
     #[must_use]
     pub fn errno(&self) -> i32 {
         match self {
-            Self::Io { source, .. } | Self::Listen { source, .. } | Self::System { source, .. } => {
-                source.raw_os_error().unwrap_or(libc::EIO)
+            Self::Io { cause, .. } | Self::Listen { cause, .. } | Self::System { cause, .. } => {
+                cause.raw_os_error().unwrap_or(libc::EIO)
             }
             Self::Metainfo { .. } | Self::Data { .. } => libc::EINVAL,
             Self::Duplicate(_) => libc::EEXIST,

@@ -67,7 +67,7 @@ impl DataDir {
     /// [`Error::Io`] if `dir` cannot be opened; [`Error::Data`] if none of the torrent's files is there. Some missing
     /// files are no error: [`DataDir::verify`] tells which.
     pub fn open(meta: &Metainfo, dir: &Path) -> Result<Self> {
-        let io_error = |source| Error::Io { path: dir.into(), what: "open", source };
+        let io_error = |source| Error::Io { path: dir.into(), what: "open", cause: source };
         let dir = std::fs::canonicalize(dir).map_err(io_error)?;
         let nothing_there = |path: PathBuf| Error::Data {
             path,
@@ -91,7 +91,7 @@ impl DataDir {
             match data.any_there() {
                 Ok(true) => return Ok(data),
                 Ok(false) => {}
-                Err((path, source)) => trouble = Some(Error::Io { path: root.join(path), what: "open", source }),
+                Err((path, source)) => trouble = Some(Error::Io { path: root.join(path), what: "open", cause: source }),
             }
         }
         Err(trouble.unwrap_or_else(|| nothing_there(dir.join(&meta.name))))

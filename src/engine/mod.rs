@@ -1,5 +1,17 @@
-//! The shell: tasks and sockets around the pure rooms.
+//! The shell: tasks and sockets around the pure rooms. A [`Session`] holds the torrents; each torrent has one
+//! `Mutex<Swarm>`, entered by whoever has news (peer tasks, FUSE threads, the timer) through one door that locks, lets
+//! the swarm decide, unlocks, and only then carries out its effects. No code holds two locks, and none waits, replies or
+//! does IO under one.
 
 mod content;
+pub mod discovery;
+mod handshake;
+mod listen;
+mod outbox;
+mod peer;
+mod reads;
+mod session;
+mod torrent;
 
 pub use content::{Bytes, Content, Reply};
+pub use session::{LocalCopy, Session};

@@ -175,3 +175,111 @@ impl Geometry {
         clamp(bytes.start)..clamp(bytes.end)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Sizes small enough to enumerate: piece lengths on both sides of a block.
+    fn sizes() -> impl Strategy<Value = Geometry> {
+        let piece_length = prop_oneof![1_u64..40, (BLOCK_LENGTH - 2).into()..u64::from(BLOCK_LENGTH) * 3 + 2];
+        (piece_length, 0_u64..4, any::<u16>()).prop_map(|(length, whole, rest)| {
+            let total = whole * length + u64::from(rest) % length + 1;
+            Geometry::new(total, length).expect("within the limits")
+        })
+    }
+
+    /// The naive model: every byte of the torrent with its piece and its place in the piece.
+    fn bytes(geometry: &Geometry) -> impl Iterator<Item = (u64, u32, u32)> + use<> {
+        let length = geometry.nominal_piece_length();
+        let (mut piece, mut place) = (0, 0);
+        (0..geometry.total()).map(move |offset| {
+            let now = (offset, piece, place);
+            place += 1;
+            if place == length {
+                (piece, place) = (piece + 1, 0);
+            }
+            now
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Piece counts, lengths, offsets, blocks and requests are those that counting bytes gives.
+        #[test]
+        fn pieces_and_blocks_tile_the_torrent(geometry in sizes()) {
+            let mut lengths = Vec::new();
+            for (offset, piece, place) in bytes(&geometry) {
+                if place == 0 {
+                    prop_assert_eq!(geometry.piece_offset(PieceIndex(piece)), offset);
+                    lengths.push(0_u32);
+                }
+                *lengths.last_mut().unwrap() += 1;
+                prop_assert_eq!(geometry.piece_at(offset), PieceIndex(piece));
+            }
+            let stated: Vec<u32> = geometry.all().map(|piece| geometry.piece_length(piece)).collect();
+            prop_assert_eq!(&stated, &lengths);
+            prop_assert_eq!(geometry.piece(geometry.pieces()), None);
+            for piece in geometry.all() {
+                let mut next = 0;
+                for index in 0..geometry.blocks(piece) {
+                    let block = Block { piece, index };
+                    let request = geometry.request(block);
+                    prop_assert_eq!(request.begin, next);
+                    prop_assert!(request.length > 0 && request.length <= BLOCK_LENGTH);
+                    prop_assert_eq!(geometry.block(request), Some(block));
+                    next += request.length;
+                }
+                prop_assert_eq!(next, geometry.piece_length(piece));
+            }
+        }
+
+        /// The pieces of a range, and the parts of it in each, are those that its bytes are in.
+        #[test]
+        fn ranges_fall_into_pieces(geometry in sizes(), a in any::<u64>(), b in any::<u64>(), short in any::<bool>()) {
+            let start = a % (geometry.total() + 2);
+            let range = start..start + b % if short { 3 } else { geometry.total() + 2 };
+            let mut expected: Vec<(u32, Range<u32>)> = Vec::new();
+            for (_, piece, place) in bytes(&geometry).filter(|(offset, ..)| range.contains(offset)) {
+                match expected.last_mut() {
+                    Some((last, places)) if *last == piece => places.end = place + 1,
+                    _ => expected.push((piece, place..place + 1)),
+                }
+            }
+            let pieces: Vec<_> = geometry.pieces_of(range.clone()).map(|p| (p.0, geometry.within(p, &range))).collect();
+            prop_assert_eq!(pieces, expected);
+        }
+
+        /// `block` takes our own blocks only; `contains` takes what counting takes.
+        #[test]
+        fn requests_of_others(geometry in sizes(), piece in 0_u32..6, begin: u32, length: u32, near in any::<bool>()) {
+            let (begin, length) = if near { (begin % 50_000, length % 20_000) } else { (begin, length) };
+            let request = Request { piece: PieceIndex(piece), begin, length };
+            let room = geometry.piece(piece).map_or(0, |piece| u64::from(geometry.piece_length(piece)));
+            let inside = length > 0 && u64::from(begin) + u64::from(length) <= room;
+            prop_assert_eq!(geometry.contains(request), inside);
+            if let Some(block) = geometry.block(request) {
+                prop_assert!(inside && begin % BLOCK_LENGTH == 0);
+                prop_assert_eq!(geometry.request(block), request);
+            }
+        }
+    }
+
+    #[test]
+    fn limits() {
+        let most = u64::from(Geometry::MAX_PIECES);
+        assert_eq!(Geometry::new(most * 16_384, 16_384).map(|g| g.pieces()), Ok(Geometry::MAX_PIECES));
+        assert_eq!(Geometry::new(most * 16_384 + 1, 16_384), Err(GeometryError::Pieces(most + 1)));
+        assert_eq!(Geometry::new(0, 16_384), Err(GeometryError::Total(0)));
+        assert_eq!(Geometry::new(1, 0), Err(GeometryError::PieceLength(0)));
+        assert_eq!(Geometry::new(1, (512 << 20) + 1), Err(GeometryError::PieceLength((512 << 20) + 1)));
+        assert!(Geometry::new(Geometry::MAX_TOTAL, 512 << 20).is_ok());
+        assert!(Geometry::new(Geometry::MAX_TOTAL + 1, 512 << 20).is_err());
+        let largest = Geometry::new(Geometry::MAX_TOTAL, 512 << 20).unwrap();
+        assert_eq!(largest.piece_at(Geometry::MAX_TOTAL - 1), PieceIndex(largest.pieces() - 1));
+        assert!(largest.pieces_of(5..5).next().is_none());
+    }
+}

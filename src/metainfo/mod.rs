@@ -2,9 +2,14 @@
 //! bytes, pieces and blocks. Parse, don't validate: a [`Metainfo`] that exists is within the limits and its names are safe.
 #![forbid(unsafe_code)]
 
+mod addresses;
 pub mod bencode;
+mod entry;
 mod geometry;
+mod hybrid;
 mod id;
+mod links;
+mod names;
 mod torrent;
 
 pub use geometry::{BLOCK_LENGTH, Block, Geometry, GeometryError, PieceIndex, Request};

@@ -1,3 +1,369 @@
 //! What the process decides over all torrents: who is unchoked, who is dialled or accepted, how fast we send, and how
-//! much memory unfinished pieces may take.
+//! much memory unfinished pieces may take. [`Node`] is one value that its owner keeps under one lock; it knows no socket
+//! and no torrent's content, and every call is told the time.
 #![forbid(unsafe_code)]
+
+mod address;
+mod choker;
+mod connections;
+mod dials;
+mod memory;
+mod rates;
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use crate::swarm::{Candidate, PeerKey, TorrentKey};
+use crate::wire::PeerId;
+use address::canonical;
+use choker::Choker;
+pub use connections::Refusal;
+use connections::{Connection, Connections};
+use dials::Dials;
+use memory::Credits;
+use rates::Bucket;
+pub use rates::Room;
+
+/// What a node is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Our own id: a connection with it is one with ourselves.
+    pub peer_id: PeerId,
+    /// Peers unchoked for what they give us, besides one optimistic unchoke.
+    pub upload_slots: usize,
+    /// Connections of the process.
+    pub max_peers: usize,
+    /// Payload bytes per second to all peers together; none is unlimited.
+    pub upload_limit: Option<u64>,
+    /// False: every peer stays choked.
+    pub upload: bool,
+    /// Bytes of unfinished pieces in memory. A piece that is to be assembled in memory must be at most half of it.
+    pub assembly_bytes: u64,
+}
+
+/// Where an address comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A tracker named it.
+    Tracker,
+    /// The user named it: dialled first, retried soon and never given up.
+    User,
+    /// A peer that connected to us told where it listens.
+    Incoming,
+}
+
+/// What the process decides over all torrents.
+#[derive(Debug)]
+pub struct Node {
+    limits: Limits,
+    choker: Choker,
+    connections: Connections,
+    dials: Dials,
+    upload: Bucket,
+    credits: Credits,
+}
+
+impl Node {
+    /// A node without peers. `seed` decides every tie; the first rechoke is a round after `now`, or sooner if hurried.
+    #[must_use]
+    pub fn new(limits: Limits, seed: u64, now: Instant) -> Self {
+        Self {
+            limits,
+            choker: Choker::new(limits.upload_slots, seed, now),
+            connections: Connections::new(limits.max_peers, limits.peer_id),
+            dials: Dials::new(seed.wrapping_add(1)),
+            upload: Bucket::new(limits.upload_limit),
+            credits: Credits::new(limits.assembly_bytes),
+        }
+    }
+
+    /// When [`Node::rechoke`] is due. It can come nearer after [`Node::hurry_rechoke`] and [`Node::disconnected`].
+    #[must_use]
+    pub fn next_rechoke(&self) -> Instant {
+        self.choker.next_round()
+    }
+
+    /// Decides who is unchoked. Takes for each torrent whether we are complete (seeding) and all its peers; returns for
+    /// each of them, in the same order, the peers that are unchoked until the next round; all others are choked.
+    pub fn rechoke(
+        &mut self,
+        now: Instant,
+        torrents: &[(TorrentKey, bool, Vec<Candidate>)],
+    ) -> Vec<(TorrentKey, Vec<PeerKey>)> {
+        if self.limits.upload {
+            self.choker.round(now, torrents)
+        } else {
+            self.choker.round(now, &[]);
+            torrents.iter().map(|torrent| (torrent.0, Vec::new())).collect()
+        }
+    }
+
+    /// A peer has become interested: if a slot is free, the next rechoke is soon, but at least 1 s after the last one.
+    pub fn hurry_rechoke(&mut self, now: Instant) {
+        if self.limits.upload {
+            self.choker.hurry(now);
+        }
+    }
+
+    /// Addresses where peers of a torrent may be. Those known already, those no connection can be made to, and those past
+    /// 3,000 of one torrent are ignored.
+    pub fn add_candidates(&mut self, now: Instant, torrent: TorrentKey, addrs: &[SocketAddr], source: Source) {
+        self.dials.add(now, torrent, addrs.iter().map(|&addr| canonical(addr)), source);
+    }
+
+    /// A connected peer has told the port where it listens (BEP 10 `p`): it can be dialled there once it is gone, and is
+    /// not meanwhile.
+    pub fn listening(&mut self, now: Instant, peer: PeerKey, port: u16) {
+        let Some(connection) = self.connections.get_mut(peer).filter(|c| c.listens.is_none()) else { return };
+        let addr = SocketAddr::new(connection.addr.ip(), port);
+        connection.listens = Some(addr);
+        let torrent = connection.torrent;
+        self.dials.add(now, torrent, std::iter::once(addr), Source::Incoming);
+        self.dials.connected_elsewhere(now, torrent, addr);
+    }
+
+    /// A read of this torrent starves: addresses that could not be reached or were lost are due at once, those given up
+    /// too. At most once in 5 s; peers that misbehaved keep their wait.
+    pub fn boost(&mut self, now: Instant, torrent: TorrentKey) {
+        self.dials.boost(now, torrent);
+    }
+
+    /// The next address to dial. Its attempt must end in [`Node::connected`] or [`Node::dial_failed`]. At most 25 run at
+    /// once, and 30 begin in a second.
+    pub fn next_dial(&mut self, now: Instant) -> Option<(TorrentKey, SocketAddr)> {
+        let Self { dials, connections, .. } = self;
+        dials.next(now, connections.left(), |addr| connections.banned(now, addr))
+    }
+
+    /// When [`Node::next_dial`] may have something. None: not before another call on this node.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.dials.next_timeout(self.connections.left())
+    }
+
+    /// A dialled address gave no connection, or its handshake failed.
+    pub fn dial_failed(&mut self, now: Instant, torrent: TorrentKey, addr: SocketAddr) {
+        self.dials.failed(now, torrent, canonical(addr));
+    }
+
+    /// A socket was accepted. When its handshake is over, either [`Node::accept_done`] or [`Node::handshake_failed`]
+    /// follows.
+    ///
+    /// # Errors
+    /// A [`Refusal`]: close it at once, nothing follows.
+    pub fn accept(&mut self, now: Instant, from: SocketAddr) -> Result<(), Refusal> {
+        self.connections.accept(now, canonical(from))
+    }
+
+    /// The handshake of an accepted socket has succeeded; [`Node::connected`] follows.
+    pub fn accept_done(&mut self, from: SocketAddr) {
+        self.connections.accept_done(canonical(from));
+    }
+
+    /// The handshake of an accepted socket has failed or took too long.
+    pub fn handshake_failed(&mut self, from: SocketAddr) {
+        self.connections.accept_done(canonical(from));
+    }
+
+    /// A connection's handshakes are done. If a connection is returned, this one replaces it and the caller closes that
+    /// one: the two nodes dialled each other at the same time.
+    ///
+    /// # Errors
+    /// A [`Refusal`]: close it; neither [`Node::disconnected`] nor [`Node::dial_failed`] follows.
+    pub fn connected(
+        &mut self,
+        now: Instant,
+        peer: PeerKey,
+        torrent: TorrentKey,
+        addr: SocketAddr,
+        id: PeerId,
+        outgoing: bool,
+    ) -> Result<Option<PeerKey>, Refusal> {
+        let addr = canonical(addr);
+        let listens = outgoing.then_some(addr);
+        let verdict = self.connections.connected(peer, Connection { torrent, addr, id, outgoing, listens, since: now });
+        match verdict {
+            Ok(replaced) => {
+                if let Some(old) = replaced {
+                    self.choker.forget(now, old);
+                }
+                if outgoing {
+                    self.dials.connected(now, torrent, addr);
+                }
+            }
+            Err(Refusal::Ourselves) if outgoing => self.dials.ourselves(now, torrent, addr),
+            Err(_) if outgoing => self.dials.turned_away(now, torrent, addr),
+            Err(_) => {}
+        }
+        verdict
+    }
+
+    /// A connection has ended. `good` is false if the peer broke the protocol. Unknown ones (refused or replaced) are
+    /// ignored.
+    pub fn disconnected(&mut self, now: Instant, peer: PeerKey, good: bool) {
+        let Some(gone) = self.connections.remove(peer) else { return };
+        self.choker.forget(now, peer);
+        if let Some(listens) = gone.listens {
+            let lived = now.saturating_duration_since(gone.since);
+            self.dials.disconnected(now, gone.torrent, listens, lived, good);
+        }
+    }
+
+    /// The peer at this address was proved to have lied: neither dialled nor accepted for an hour; after three ports of
+    /// one public IP, nor is that IP. Call it before [`Node::disconnected`], while it is known who was there.
+    pub fn ban(&mut self, now: Instant, torrent: TorrentKey, addr: SocketAddr) {
+        self.connections.ban(now, torrent, canonical(addr));
+    }
+
+    /// The torrent is gone, its connections already closed. Returns the memory grants that this makes possible.
+    pub fn remove_torrent(&mut self, torrent: TorrentKey) -> Vec<(TorrentKey, u64)> {
+        self.dials.remove(torrent);
+        self.credits.remove(torrent)
+    }
+
+    /// Asks for `want` bytes of upload. Grants all, a part of at least one whole block, or nothing until `retry`.
+    pub fn upload_room(&mut self, now: Instant, want: usize) -> Room {
+        self.upload.take(now, want)
+    }
+
+    /// Bytes of a grant that were not sent.
+    pub fn upload_return(&mut self, unused: usize) {
+        self.upload.put_back(unused);
+    }
+
+    /// Bytes that were sent beyond a grant; later grants wait for them.
+    pub fn upload_overdraw(&mut self, bytes: usize) {
+        self.upload.overdraw(bytes);
+    }
+
+    /// A torrent asks for bytes of unfinished pieces. Returns what is granted now; the rest comes out of a later
+    /// [`Node::release`], in fair turns.
+    pub fn reserve(&mut self, torrent: TorrentKey, bytes: u64) -> u64 {
+        self.credits.reserve(torrent, bytes)
+    }
+
+    /// A torrent gives granted bytes back. Returns the grants that this makes possible.
+    pub fn release(&mut self, torrent: TorrentKey, bytes: u64) -> Vec<(TorrentKey, u64)> {
+        self.credits.release(torrent, bytes)
+    }
+
+    /// Connections that are open.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Attempts to dial that are under way.
+    #[must_use]
+    pub fn half_open(&self) -> usize {
+        self.dials.half_open()
+    }
+
+    /// Addresses known of a torrent.
+    #[must_use]
+    pub fn known_peers(&self, torrent: TorrentKey) -> usize {
+        self.dials.known(torrent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const A: TorrentKey = TorrentKey(1);
+
+    fn node(base: Instant) -> Node {
+        let limits = Limits {
+            peer_id: PeerId([9; 20]),
+            upload_slots: 4,
+            max_peers: 3,
+            upload_limit: None,
+            upload: true,
+            assembly_bytes: 1 << 20,
+        };
+        Node::new(limits, 1, base)
+    }
+
+    fn addr(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_mapped_address_is_the_same_peer() {
+        let base = Instant::now();
+        let mut node = node(base);
+        node.add_candidates(base, A, &[addr("[::ffff:203.0.113.7]:5"), addr("203.0.113.7:5")], Source::Tracker);
+        assert_eq!(node.next_dial(base), Some((A, addr("203.0.113.7:5"))));
+        assert_eq!(node.next_dial(base), None);
+        assert_eq!(node.connected(base, PeerKey(1), A, addr("203.0.113.7:5"), PeerId([10; 20]), true), Ok(None));
+        let mapped = addr("[::ffff:203.0.113.7]:777");
+        assert_eq!(node.connected(base, PeerKey(2), A, mapped, PeerId([10; 20]), false), Err(Refusal::Duplicate));
+        node.ban(base, A, addr("[::ffff:203.0.113.7]:5"));
+        assert_eq!(node.accept(base, addr("203.0.113.7:5")), Err(Refusal::Banned));
+    }
+
+    #[test]
+    fn we_never_dial_ourselves_twice() {
+        let base = Instant::now();
+        let mut node = node(base);
+        node.add_candidates(base, A, &[addr("10.0.0.1:1")], Source::User);
+        node.next_dial(base).unwrap();
+        let verdict = node.connected(base, PeerKey(1), A, addr("10.0.0.1:1"), PeerId([9; 20]), true);
+        assert_eq!(verdict, Err(Refusal::Ourselves));
+        assert_eq!(node.half_open(), 0);
+        node.add_candidates(base, A, &[addr("10.0.0.1:1")], Source::Tracker);
+        node.boost(base + Duration::from_secs(100), A);
+        assert_eq!(node.next_timeout(), None);
+        assert_eq!(node.next_dial(base + Duration::from_secs(1000)), None);
+    }
+
+    #[test]
+    fn an_incoming_peer_is_dialled_where_it_listens_once_it_is_gone() {
+        let base = Instant::now();
+        let mut node = node(base);
+        node.accept(base, addr("10.0.0.2:40000")).unwrap();
+        node.accept_done(addr("10.0.0.2:40000"));
+        node.connected(base, PeerKey(1), A, addr("10.0.0.2:40000"), PeerId([1; 20]), false).unwrap();
+        node.listening(base, PeerKey(1), 6881);
+        node.add_candidates(base, A, &[addr("10.0.0.2:6881")], Source::Tracker);
+        assert_eq!(node.next_dial(base), None, "it is connected");
+        let gone = base + Duration::from_secs(30);
+        node.disconnected(gone, PeerKey(1), true);
+        assert_eq!(node.next_timeout(), Some(gone + Duration::from_secs(60)));
+        assert_eq!(node.next_dial(gone + Duration::from_secs(60)), Some((A, addr("10.0.0.2:6881"))));
+    }
+
+    #[test]
+    fn a_banned_address_is_not_dialled() {
+        let base = Instant::now();
+        let mut node = node(base);
+        node.add_candidates(base, A, &[addr("10.0.0.1:1"), addr("10.0.0.2:1")], Source::Tracker);
+        node.ban(base, A, addr("10.0.0.1:1"));
+        assert_eq!(node.next_dial(base), Some((A, addr("10.0.0.2:1"))));
+        assert_eq!(node.next_dial(base), None);
+    }
+
+    #[test]
+    fn without_upload_everyone_stays_choked() {
+        let base = Instant::now();
+        let mut node = node(base);
+        node.limits.upload = false;
+        let candidate = Candidate {
+            peer: PeerKey(1),
+            interested: true,
+            unchoked: false,
+            received: 100,
+            sent: 0,
+            connected: base,
+            snubbed: false,
+            seed: false,
+        };
+        node.hurry_rechoke(base);
+        let due = node.next_rechoke();
+        assert_eq!(due, base + Duration::from_secs(10));
+        assert_eq!(node.rechoke(due, &[(A, true, vec![candidate])]), [(A, vec![])]);
+        assert!(node.next_rechoke() > due);
+    }
+}

@@ -4,6 +4,26 @@
 //! [`Swarm::next_timeout`] says when [`Input::Timeout`] is due.
 #![forbid(unsafe_code)]
 
+mod bits;
+mod demand;
+mod download;
+mod integrity;
+mod machine;
+mod memory;
+mod peer;
+mod picker;
+mod pieces;
+mod presence;
+mod queue;
+mod rates;
+mod readahead;
+mod reader;
+#[cfg(test)]
+mod tests;
+mod timers;
+mod transmit;
+mod upload;
+
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,6 +32,8 @@ use std::time::Instant;
 use crate::config::Fill;
 use crate::metainfo::{Geometry, PieceIndex, Request};
 use crate::wire::{ExtendedHandshake, Message, PeerId};
+
+pub use machine::Swarm;
 
 /// A torrent in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -143,7 +165,12 @@ pub enum Effect {
     /// Hash the blocks of this verified piece and answer with [`Input::Digests`]: an earlier copy failed.
     Digest(PieceIndex),
     /// Drop what has come of this piece; it will be begun anew or not at all.
-    Discard(PieceIndex),
+    Discard {
+        /// The piece.
+        piece: PieceIndex,
+        /// The attempt that ends.
+        attempt: u32,
+    },
     /// Unfinished pieces need this many bytes more than granted; answered by [`Input::Grant`], now or later.
     WantMemory(u64),
     /// This many granted bytes are given back.
@@ -191,11 +218,23 @@ pub enum Outgoing {
     Piece(Request),
 }
 
+/// What a peer's socket has room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes in all.
+    pub total: usize,
+    /// Of these, what the upload limit allows for blocks.
+    pub payload: usize,
+}
+
 /// The verdict on a block that has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Receipt {
     /// It was asked for and is new: its bytes belong into the piece.
-    Keep,
+    Keep {
+        /// Which attempt at the piece: [`Effect::Discard`] names it when it ends.
+        attempt: u32,
+    },
     /// A duplicate, too late or never asked for: drop the bytes.
     Drop,
 }

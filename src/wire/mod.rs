@@ -2,8 +2,68 @@
 //! (BEP 3, 7, 23, 24). Decoders take untrusted bytes, allocate nothing ahead of data and never panic.
 #![forbid(unsafe_code)]
 
+mod bencode;
 mod extension;
+mod fast;
+mod handshake;
 mod message;
+mod tracker;
 
-pub use extension::ExtendedHandshake;
-pub use message::{Message, PeerId};
+pub use extension::{ExtendedHandshake, MAX_METADATA, OUR_DONTHAVE_ID, decode_donthave, encode_donthave};
+pub use fast::allowed_fast_set;
+pub use handshake::Handshake;
+pub use message::{MAX_MESSAGE, Message, PeerId, decode, encode_piece_header};
+pub use tracker::{
+    AnnounceQuery, AnnounceReply, Event, MAX_PEERS, TrackerError, announce_query, announce_url, decode_http_reply,
+};
+
+/// Why a peer's bytes are refused. The connection is closed; the torrent goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// Longer than any message that we take.
+    #[error("a message of {0} bytes is longer than any that we take")]
+    TooLong(u32),
+    /// A length that a message of this type cannot have.
+    #[error("a message of type {id} cannot be {length} bytes long")]
+    Length {
+        /// The type.
+        id: u8,
+        /// The length, type byte included.
+        length: u32,
+    },
+    /// The first bytes are not those of a handshake.
+    #[error("not a BitTorrent handshake")]
+    Handshake,
+    /// An extension's message that is no bencoded dictionary, or one too deep or too large.
+    #[error("an extension message that is not a bencoded dictionary within the limits")]
+    Bencode,
+    /// An lt_donthave message (BEP 54) of a wrong length.
+    #[error("an lt_donthave message of {0} bytes")]
+    DontHave(usize),
+}
+
+/// Text of an untrusted sender for logs and terminals: bad UTF-8 replaced, control characters left out, cut at `most`
+/// characters.
+fn printable(bytes: &[u8], most: usize) -> String {
+    // A character is at most four bytes, so no more than these are looked at.
+    let looked_at = bytes.get(..most.saturating_mul(4)).unwrap_or(bytes);
+    String::from_utf8_lossy(looked_at).chars().filter(|c| !c.is_control() && !is_format(*c)).take(most).collect()
+}
+
+/// True for characters that reorder or hide the text around them on a terminal.
+fn is_format(c: char) -> bool {
+    matches!(c, '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_of_strangers_cannot_drive_a_terminal() {
+        assert_eq!(printable(b"a\x1b[31mb\r\n\0c\xff", 80), "a[31mbc\u{FFFD}");
+        assert_eq!(printable("x\u{202E}y\u{85}z".as_bytes(), 80), "xyz");
+        assert_eq!(printable("ääää".as_bytes(), 2), "ää");
+    }
+}

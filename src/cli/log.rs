@@ -1,0 +1,27 @@
+//! The log: to stderr, warnings by default, more with `-v`.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::fmt::time::Uptime;
+
+/// Starts the log; `verbose` counts `-v`. fuser's and other libraries' records come in through `log`.
+pub(crate) fn start(verbose: u8) {
+    let directives = match verbose {
+        0 => "warn,fuser=error",
+        1 => "info,fuser=warn",
+        2 => "debug,fuser=info,hyper=info,reqwest=info,rustls=info,hyper_util=info,h2=info",
+        _ => "trace,fuser=debug,hyper=info,rustls=info,hyper_util=info,h2=info",
+    };
+    // A second start (a test, an embedding program) keeps the first one's log.
+    let _ = tracing_log::LogTracer::init();
+    let _ = tracing::subscriber::set_global_default(
+        tracing_subscriber::fmt()
+            .with_env_filter(EnvFilter::new(directives))
+            .with_timer(Uptime::default())
+            .with_target(false)
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_writer(std::io::stderr)
+            .finish(),
+    );
+}

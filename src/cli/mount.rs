@@ -1,0 +1,180 @@
+//! `swarmfs mount`: torrents as directories, in the background once the mount answers.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{info, warn};
+
+use super::background::{self, Role};
+use super::{log, options, source};
+use crate::config::Config;
+use crate::engine::Session;
+use crate::error::Error;
+use crate::fs::{self, MountOptions, Tree};
+use crate::metainfo::Metainfo;
+
+/// The command's arguments.
+#[derive(Debug, clap::Args)]
+#[command(override_usage = "swarmfs mount [OPTIONS] SOURCE... MOUNTPOINT")]
+pub(crate) struct Arguments {
+    /// .torrent files, then an empty directory
+    #[arg(required = true, num_args = 1.., value_name = "SOURCE... MOUNTPOINT")]
+    paths: Vec<PathBuf>,
+    /// Stay in the foreground
+    #[arg(short, long)]
+    foreground: bool,
+    /// Let other users in
+    #[arg(long)]
+    allow_other: bool,
+    /// Mount options as mount(8) passes them
+    #[arg(short = 'o', value_name = "OPTION,...", value_delimiter = ',')]
+    options: Vec<String>,
+    /// Where the log goes in the background
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    #[command(flatten)]
+    network: options::Network,
+    #[command(flatten)]
+    storage: options::Storage,
+    #[command(flatten)]
+    verbosity: options::Verbosity,
+    /// The pipe on which the background process says that it is ready
+    #[arg(long, hide = true)]
+    ready_fd: Option<i32>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// One sentence.
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let Some((mountpoint, sources)) = arguments.paths.split_last().filter(|(_, sources)| !sources.is_empty()) else {
+        super::usage("swarmfs mount needs a SOURCE and a MOUNTPOINT");
+    };
+    if arguments.foreground {
+        log::start(arguments.verbosity.verbose);
+        serve(arguments, sources, mountpoint, || Ok(()))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let log_file = arguments.log.clone().unwrap_or_else(|| background::log_path(mountpoint));
+    let own: Vec<OsString> = std::env::args_os().skip(1).collect();
+    match background::enter(arguments.ready_fd, &own, &log_file)? {
+        Role::Parent(code) => Ok(u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from)),
+        Role::Child(readiness) => {
+            log::start(arguments.verbosity.verbose);
+            let mut readiness = Some(readiness);
+            let result = serve(arguments, sources, mountpoint, || match readiness.take() {
+                Some(readiness) => readiness.ready().context("nobody waits for the mount any more"),
+                None => Ok(()),
+            });
+            match (result, readiness) {
+                (Ok(()), _) => Ok(ExitCode::SUCCESS),
+                (Err(error), Some(readiness)) => {
+                    readiness.failed(&format!("{error:#}"));
+                    Ok(ExitCode::FAILURE)
+                }
+                (Err(error), None) => Err(error),
+            }
+        }
+    }
+}
+
+/// Mounts, says so through `ready`, and stays until a signal or an unmount from outside.
+fn serve(
+    arguments: &Arguments,
+    sources: &[PathBuf],
+    mountpoint: &Path,
+    ready: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let metas = sources.iter().map(|s| source::read(s).map(Arc::new)).collect::<Result<Vec<_>>>()?;
+    if let Some(twin) = metas.iter().enumerate().find_map(|(i, m)| metas[..i].iter().find(|o| o.id == m.id)) {
+        return Err(Error::Duplicate(twin.id).into());
+    }
+    let config = arguments.storage.apply(arguments.network.config());
+    let options = MountOptions {
+        allow_other: arguments.allow_other,
+        extra: arguments.options.clone(),
+        ..MountOptions::default()
+    };
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    let result = runtime.block_on(mount(metas, config, mountpoint, &options, ready));
+    // What is still blocked by a copy of the mount elsewhere ends with the process.
+    runtime.shutdown_background();
+    result
+}
+
+async fn mount(
+    metas: Vec<Arc<Metainfo>>,
+    config: Config,
+    mountpoint: &Path,
+    options: &MountOptions,
+    ready: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let mut ending = Ending::watch()?;
+    let session = Session::start(config)?;
+    let torrents = metas
+        .into_iter()
+        .map(|meta| session.add(Arc::clone(&meta), None).map(|key| (key, meta)))
+        .collect::<Result<Vec<_>, Error>>()?;
+    let tree = Tree::new(&torrents);
+    let content = session.content();
+    let mounted = tokio::task::block_in_place(|| fs::mount(tree, content, mountpoint, options))?;
+    ready()?;
+    info!("mounted on {}", mounted.mountpoint().display());
+
+    let unmounter = mounted.unmounter();
+    let outside = tokio::task::spawn_blocking(move || mounted.wait_unmounted());
+    tokio::select! {
+        () = ending.signal() => {}
+        _ = outside => info!("unmounted from outside"),
+    }
+    let unmount = tokio::task::spawn_blocking(move || unmounter.unmount());
+    let end = async {
+        let (unmounted, ()) = tokio::join!(unmount, session.stop());
+        if unmounted.is_err() {
+            warn!("the unmount failed: `swarmfs unmount` cleans up what is left");
+        }
+    };
+    tokio::select! {
+        () = end => {}
+        () = ending.signal() => {}
+    }
+    Ok(())
+}
+
+/// The signals that end a command, watched from the moment this is made.
+pub(crate) struct Ending {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Ending {
+    /// Watches for SIGINT and SIGTERM, and ignores SIGHUP.
+    ///
+    /// # Errors
+    /// If the process cannot watch for signals.
+    pub(crate) fn watch() -> Result<Self> {
+        let watch = |kind| signal(kind).context("cannot watch for signals");
+        Ok(Self {
+            interrupt: watch(SignalKind::interrupt())?,
+            terminate: watch(SignalKind::terminate())?,
+            hangup: watch(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for SIGINT or SIGTERM.
+    pub(crate) async fn signal(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => return,
+                _ = self.terminate.recv() => return,
+                _ = self.hangup.recv() => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The options that several commands share, and the [`Config`] that they make.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Args, ValueEnum};
+use tracing::warn;
+
+use super::values;
+use crate::config::{Config, Fill};
+
+/// How peers reach us and we reach them.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Network")]
+pub(crate) struct Network {
+    /// Where peers reach us, and what outgoing connections bind to unless it is the wildcard
+    /// [default: [::]:6881 or the next free port]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = values::listen)]
+    listen: Option<SocketAddr>,
+    /// A peer to connect to; again and again
+    #[arg(long, value_name = "ADDR:PORT")]
+    peer: Vec<SocketAddr>,
+    /// Upload at most this many bytes a second (KiB, MiB)
+    #[arg(long, value_name = "RATE", value_parser = values::rate)]
+    upload_limit: Option<u64>,
+    /// Download at most this many bytes a second (not built yet)
+    #[arg(long, value_name = "RATE", value_parser = values::rate)]
+    download_limit: Option<u64>,
+    /// Peers unchoked for what they give us, besides one optimistic unchoke
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    upload_slots: u16,
+    /// Connections at the most
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u16).range(1..))]
+    max_peers: u16,
+    /// Upload nothing
+    #[arg(long)]
+    no_upload: bool,
+    /// Do not use the DHT (the DHT is not built yet)
+    #[arg(long)]
+    no_dht: bool,
+    /// Do not exchange peers (peer exchange is not built yet)
+    #[arg(long)]
+    no_pex: bool,
+    /// Do not look for peers on the local network (not built yet)
+    #[arg(long)]
+    no_lsd: bool,
+}
+
+/// What is kept and fetched.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Cache")]
+pub(crate) struct Storage {
+    /// Memory for pieces (KiB, MiB, GiB)
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = values::memory)]
+    memory: u64,
+    /// Keep pieces in this directory (not built yet)
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+    /// Bytes that the cache directory may take (not built yet)
+    #[arg(long, value_name = "SIZE", default_value = "20GiB", value_parser = values::size)]
+    cache_size: u64,
+    /// Use and fill a copy in its usual layout (not built yet)
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// What is fetched that nobody has asked for: nothing, the rest of files that are read in order, or everything
+    #[arg(long, value_enum, default_value_t = FillArgument::Open)]
+    fill: FillArgument,
+    /// How long a read waits before it fails (s, m, h)
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = values::time)]
+    read_timeout: Duration,
+    /// Serve a web page and metrics here (not built yet)
+    #[arg(long, value_name = "ADDR")]
+    http: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum FillArgument {
+    None,
+    Open,
+    All,
+}
+
+/// What is told.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Verbosity {
+    /// Say more; twice for everything
+    #[arg(short, long, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+impl Network {
+    /// These options over the defaults.
+    pub(crate) fn config(&self) -> Config {
+        if self.download_limit.is_some() {
+            warn!("--download-limit is not built yet: downloads are not limited");
+        }
+        let defaults = Config::default();
+        Config {
+            listen: self.listen.unwrap_or(defaults.listen),
+            listen_is_default: self.listen.is_none(),
+            peers: self.peer.clone(),
+            upload_limit: self.upload_limit,
+            download_limit: self.download_limit,
+            upload_slots: self.upload_slots.into(),
+            max_peers: self.max_peers.into(),
+            upload: !self.no_upload,
+            ..defaults
+        }
+    }
+}
+
+impl Storage {
+    /// These options over `config`.
+    pub(crate) fn apply(&self, config: Config) -> Config {
+        for (given, option) in [
+            (self.cache_dir.is_some(), "--cache-dir is not built yet: pieces are kept in memory only"),
+            (self.data.is_some(), "--data is not built yet for a mount: pieces are kept in memory only"),
+            (self.http.is_some(), "--http is not built yet: nothing is served there"),
+        ] {
+            if given {
+                warn!("{option}");
+            }
+        }
+        Config {
+            memory: self.memory,
+            cache_dir: self.cache_dir.clone(),
+            cache_size: self.cache_size,
+            data: self.data.clone(),
+            fill: match self.fill {
+                FillArgument::None => Fill::None,
+                FillArgument::Open => Fill::Open,
+                FillArgument::All => Fill::All,
+            },
+            read_timeout: self.read_timeout,
+            ..config
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! `swarmfs seed`: checks a copy, then serves it until Ctrl-C.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, Result, bail};
+
+use super::mount::Ending;
+use super::{log, options, progress, source};
+use crate::cache::DataDir;
+use crate::config::{Config, Fill};
+use crate::engine::{LocalCopy, Session};
+
+/// The command's arguments.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// A .torrent file
+    torrent: PathBuf,
+    /// The directory that holds the copy
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    #[command(flatten)]
+    network: options::Network,
+    #[command(flatten)]
+    verbosity: options::Verbosity,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// One sentence.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    log::start(arguments.verbosity.verbose);
+    let meta = source::read(&arguments.torrent)?;
+    let data = DataDir::open(&meta, &arguments.data)?;
+    let bar = progress::bytes_bar(&format!("checking {}", meta.name), meta.geometry.total());
+    let report = data.verify(&meta, &|bytes| bar.inc(bytes), &AtomicBool::new(false))?;
+    bar.finish_and_clear();
+    let pieces = meta.geometry.pieces();
+    let good = report.have.iter().filter(|h| **h).count();
+    if good == 0 {
+        let why =
+            report.bad_files.first().map_or_else(String::new, |(path, why)| format!(" ({}: {why})", path.display()));
+        bail!("{} does not hold {}: no piece of it is right{why}", arguments.data.display(), meta.name);
+    }
+    let meta = Arc::new(meta);
+    let config = Config { fill: Fill::None, data: Some(arguments.data.clone()), ..arguments.network.config() };
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let mut ending = Ending::watch()?;
+        let session = Session::start(config)?;
+        session.add(Arc::clone(&meta), Some(LocalCopy { data, have: report.have }))?;
+        eprintln!(
+            "seeding {} ({good} of {pieces} pieces) on port {}; Ctrl-C ends it",
+            meta.name.escape_debug(),
+            session.port()
+        );
+        ending.signal().await;
+        let stop = session.stop();
+        tokio::select! {
+            () = stop => {}
+            () = ending.signal() => {}
+        }
+        anyhow::Ok(())
+    })?;
+    runtime.shutdown_background();
+    Ok(())
+}

@@ -1,0 +1,477 @@
+//! Which tracker is asked next, why and when (BEP 12): no socket, no clock, no task. Trackers form tiers; a round of
+//! announces goes through them in order until one answers, and then rests for the interval it gave. A tracker that
+//! fails rests by itself, 10 s and doubling; one that is merely silent does not hold up the next.
+
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+
+use crate::wire::Event;
+
+/// An announce without a stated interval is repeated after this: what most trackers ask for.
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(1800);
+/// The shortest interval for a public tracker, whatever it says: libtorrent's.
+const PUBLIC_FLOOR: Duration = Duration::from_secs(300);
+/// The shortest interval for a tracker on this machine or network: labs want news soon.
+const LOCAL_FLOOR: Duration = Duration::from_secs(5);
+/// The longest interval: a tracker cannot send us away.
+const CEILING: Duration = Duration::from_secs(3600);
+/// The pause before an announce for more peers, for trackers that state none.
+const DEFAULT_MIN_INTERVAL: Duration = Duration::from_secs(60);
+/// The pause after a first failure; it doubles with every further one.
+const FIRST_BACK_OFF: Duration = Duration::from_secs(10);
+/// The longest pause after failures.
+const LONGEST_BACK_OFF: Duration = Duration::from_secs(600);
+/// A tracker that has been silent this long does not hold up the next one.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Trackers of one torrent that are asked at once at the most.
+const IN_FLIGHT: usize = 4;
+
+/// A tracker, by its place in the tiers that [`Schedule::new`] was given, counted across them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct TrackerIndex(pub(super) usize);
+
+/// What is to be done now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Announce, and report with [`Schedule::answered`] or [`Schedule::failed`].
+    Announce(TrackerIndex, Event),
+    /// Nothing before this time, or before news if there is none.
+    Wait(Option<Instant>),
+}
+
+/// What a tracker that answered said.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answered {
+    /// `interval`, seconds, any number.
+    pub(super) interval: Option<i64>,
+    /// `min interval`, seconds, any number.
+    pub(super) min_interval: Option<i64>,
+    /// It is on this machine or network.
+    pub(super) local: bool,
+    /// The event that it was told.
+    pub(super) event: Event,
+    /// It was told that nothing is left.
+    pub(super) complete: bool,
+}
+
+/// What a tracker knows of us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    Started,
+    /// That we are complete, by `completed` or from the start.
+    Complete,
+}
+
+#[derive(Clone, Debug)]
+struct Tracker {
+    usable: bool,
+    told: Told,
+    failures: u32,
+    /// When it failed last and for how long it rests.
+    rest: Option<(Instant, Duration)>,
+    asked: Option<Instant>,
+}
+
+/// The schedule of one torrent's announces.
+#[derive(Debug)]
+pub(super) struct Schedule {
+    trackers: Vec<Tracker>,
+    tiers: Vec<Vec<TrackerIndex>>,
+    rng: StdRng,
+    /// Private torrents ask one tracker at a time (BEP 27).
+    private: bool,
+    /// When the next round begins.
+    due: Instant,
+    /// When it may begin if peers are wanted.
+    soonest: Instant,
+    wanted: bool,
+    completed: bool,
+}
+
+/// Seconds from one announce to the next: what the tracker says, within bounds.
+pub(super) fn interval(stated: Option<i64>, local: bool) -> Duration {
+    let floor = if local { LOCAL_FLOOR } else { PUBLIC_FLOOR };
+    stated.map_or(DEFAULT_INTERVAL, seconds).clamp(floor, CEILING)
+}
+
+/// Seconds before an announce for more peers: what the tracker says, never under 5 s, never over the regular interval.
+pub(super) fn min_interval(stated: Option<i64>, regular: Duration) -> Duration {
+    stated.map_or(DEFAULT_MIN_INTERVAL, seconds).clamp(LOCAL_FLOOR, regular)
+}
+
+fn seconds(stated: i64) -> Duration {
+    Duration::from_secs(u64::try_from(stated).unwrap_or(0))
+}
+
+impl Schedule {
+    /// A schedule whose first round begins now. `tiers` says of every tracker whether it can be used at all; trackers
+    /// are numbered in that order, across tiers. `seed` decides the order within tiers and the jitter of back-offs.
+    pub(super) fn new(tiers: &[Vec<bool>], private: bool, seed: u64, now: Instant) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut trackers = Vec::new();
+        let mut order = Vec::new();
+        for tier in tiers {
+            let first = trackers.len();
+            trackers.extend(tier.iter().map(|&usable| Tracker {
+                usable,
+                told: Told::Nothing,
+                failures: 0,
+                rest: None,
+                asked: None,
+            }));
+            let mut tier: Vec<TrackerIndex> = (first..trackers.len()).map(TrackerIndex).collect();
+            tier.shuffle(&mut rng);
+            order.push(tier);
+        }
+        Self { trackers, tiers: order, rng, private, due: now, soonest: now, wanted: false, completed: false }
+    }
+
+    /// What is to be done now. After an announce it is asked again at once.
+    pub(super) fn next(&mut self, now: Instant) -> Next {
+        let begins = self.begins();
+        if now < begins {
+            return Next::Wait(Some(begins));
+        }
+        let in_flight = self.trackers.iter().filter(|t| t.asked.is_some()).count();
+        let newest = self.trackers.iter().filter_map(|t| t.asked).max();
+        if let Some(newest) = newest {
+            if self.private || in_flight >= IN_FLIGHT {
+                return Next::Wait(None);
+            }
+            if now < newest + PATIENCE {
+                return Next::Wait(Some(newest + PATIENCE));
+            }
+        }
+        let mut soonest = None;
+        for &index in self.tiers.iter().flatten() {
+            let tracker = &self.trackers[index.0];
+            if !tracker.usable || tracker.asked.is_some() {
+                continue;
+            }
+            let rested = self.rested(tracker);
+            if rested.is_none_or(|at| at <= now) {
+                let event = self.event(tracker);
+                self.trackers[index.0].asked = Some(now);
+                return Next::Announce(index, event);
+            }
+            soonest = soonest.into_iter().chain(rested).min();
+        }
+        Next::Wait(soonest)
+    }
+
+    /// A tracker answered: it moves to the front of its tier, and the round is over.
+    pub(super) fn answered(&mut self, now: Instant, index: TrackerIndex, answer: Answered) {
+        let tracker = &mut self.trackers[index.0];
+        tracker.asked = None;
+        tracker.failures = 0;
+        tracker.rest = None;
+        tracker.told = match (answer.event, tracker.told) {
+            (Event::Completed, _) => Told::Complete,
+            (Event::Started, _) if answer.complete => Told::Complete,
+            (Event::Started, _) => Told::Started,
+            (Event::None | Event::Stopped, told) => told,
+        };
+        if let Some(tier) = self.tiers.iter_mut().find(|tier| tier.contains(&index)) {
+            let at = tier.iter().position(|&t| t == index).unwrap_or(0);
+            tier[..=at].rotate_right(1);
+        }
+        let regular = interval(answer.interval, answer.local);
+        self.due = now + regular;
+        self.soonest = now + min_interval(answer.min_interval, regular);
+        self.wanted = false;
+        if self.completed && self.trackers[index.0].told == Told::Started {
+            // Complete while it was being told that we have started.
+            self.due = now;
+        }
+    }
+
+    /// A tracker did not answer: it rests, and the round goes on with the next one.
+    pub(super) fn failed(&mut self, now: Instant, index: TrackerIndex) {
+        let tracker = &mut self.trackers[index.0];
+        tracker.asked = None;
+        let doubled = FIRST_BACK_OFF.saturating_mul(1 << tracker.failures.min(6));
+        tracker.failures = tracker.failures.saturating_add(1);
+        // Up to a quarter more, so that torrents whose tracker went down together do not come back together.
+        let rest = doubled.mul_f64(1.0 + 0.25 * self.rng.random::<f64>()).min(LONGEST_BACK_OFF);
+        tracker.rest = Some((now, rest));
+    }
+
+    /// A read waits and no peer can serve it: the next announce comes as soon as the tracker allows.
+    pub(super) fn want_peers(&mut self) {
+        self.wanted = true;
+    }
+
+    /// The download is complete: trackers that know us as incomplete are told so, each once, the first one at once.
+    pub(super) fn completed(&mut self, now: Instant) {
+        if !self.completed {
+            self.completed = true;
+            if self.trackers.iter().any(|t| t.told == Told::Started) {
+                self.due = now;
+            }
+        }
+    }
+
+    /// The trackers that were told that we have started, and so must be told that we stop.
+    pub(super) fn started(&self) -> impl Iterator<Item = TrackerIndex> {
+        self.trackers.iter().enumerate().filter(|(_, t)| t.told != Told::Nothing).map(|(n, _)| TrackerIndex(n))
+    }
+
+    /// When the tracker is next asked, as far as is known; `None` while it is being asked, or if it never is.
+    pub(super) fn next_ask(&self, index: TrackerIndex) -> Option<Instant> {
+        let tracker = self.trackers.get(index.0).filter(|t| t.usable && t.asked.is_none())?;
+        let begins = self.begins();
+        Some(self.rested(tracker).map_or(begins, |at| at.max(begins)))
+    }
+
+    fn begins(&self) -> Instant {
+        if self.wanted { self.due.min(self.soonest) } else { self.due }
+    }
+
+    /// When its rest after a failure is over; no later than a minute after the failure while peers are wanted.
+    fn rested(&self, tracker: &Tracker) -> Option<Instant> {
+        tracker.rest.map(|(at, rest)| at + if self.wanted { rest.min(DEFAULT_MIN_INTERVAL) } else { rest })
+    }
+
+    fn event(&self, tracker: &Tracker) -> Event {
+        match tracker.told {
+            Told::Nothing => Event::Started,
+            Told::Started if self.completed => Event::Completed,
+            Told::Started | Told::Complete => Event::None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: TrackerIndex = TrackerIndex(0);
+    const B: TrackerIndex = TrackerIndex(1);
+    const C: TrackerIndex = TrackerIndex(2);
+
+    fn secs(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    fn answer(event: Event) -> Answered {
+        Answered { interval: Some(1800), min_interval: Some(900), local: false, event, complete: false }
+    }
+
+    /// One tracker in each of `n` tiers.
+    fn tiers(n: usize, now: Instant) -> Schedule {
+        Schedule::new(&vec![vec![true]; n], false, 1, now)
+    }
+
+    #[test]
+    fn intervals_are_bounded_both_ways() {
+        // T5.
+        for hostile in [Some(0), Some(-1), Some(i64::MIN), Some(10), Some(299)] {
+            assert_eq!(interval(hostile, false), secs(300), "{hostile:?}");
+        }
+        for (stated, local) in [(0, 5), (-1, 5), (4, 5), (5, 5), (30, 30)] {
+            assert_eq!(interval(Some(stated), true), secs(local));
+        }
+        for huge in [3601, 1 << 31, i64::MAX] {
+            assert_eq!(interval(Some(huge), false), secs(3600));
+            assert_eq!(interval(Some(huge), true), secs(3600));
+        }
+        assert_eq!(interval(None, false), secs(1800));
+        assert_eq!(min_interval(None, secs(1800)), secs(60));
+        assert_eq!(min_interval(None, secs(30)), secs(30), "never over the regular one");
+        assert_eq!(min_interval(Some(900), secs(1800)), secs(900));
+        assert_eq!(min_interval(Some(-1), secs(300)), secs(5));
+        assert_eq!(min_interval(Some(i64::MAX), secs(300)), secs(300));
+    }
+
+    #[test]
+    fn a_round_ends_with_the_first_answer_and_the_next_one_begins_at_the_interval() {
+        let now = Instant::now();
+        let mut schedule = tiers(2, now);
+        assert_eq!(schedule.next(now), Next::Announce(A, Event::Started));
+        assert_eq!(schedule.next(now), Next::Wait(Some(now + PATIENCE)));
+        schedule.answered(now + secs(1), A, answer(Event::Started));
+        let due = now + secs(1801);
+        assert_eq!(schedule.next(now + secs(10)), Next::Wait(Some(due)));
+        assert_eq!(schedule.next_ask(A), Some(due));
+        assert_eq!(schedule.next(due), Next::Announce(A, Event::None));
+        assert_eq!(schedule.next_ask(A), None);
+        assert_eq!(schedule.started().collect::<Vec<_>>(), [A]);
+    }
+
+    #[test]
+    fn a_failure_passes_the_turn_on_and_rests_ten_seconds_doubling_to_six_hundred() {
+        let mut now = Instant::now();
+        let mut schedule = tiers(2, now);
+        assert_eq!(schedule.next(now), Next::Announce(A, Event::Started));
+        schedule.failed(now, A);
+        assert_eq!(schedule.next(now), Next::Announce(B, Event::Started));
+        schedule.failed(now, B);
+        for expected in [10, 20, 40, 80, 160, 320, 600, 600, 600] {
+            let Some(again) = schedule.next_ask(A) else { panic!("it is asked again") };
+            let rest = again - now;
+            assert!(
+                rest >= secs(expected) && rest <= secs(expected).mul_f64(1.25).min(secs(600)),
+                "{rest:?} {expected}"
+            );
+            // Both are due by then; whichever came first, both fail at one moment again.
+            now = again.max(schedule.next_ask(B).expect("so is B"));
+            assert_eq!(schedule.next(now), Next::Announce(A, Event::Started));
+            schedule.failed(now, A);
+            assert_eq!(schedule.next(now), Next::Announce(B, Event::Started));
+            schedule.failed(now, B);
+            let Next::Wait(Some(wait)) = schedule.next(now) else { panic!("all rest") };
+            assert!(wait > now);
+        }
+    }
+
+    #[test]
+    fn back_offs_of_two_torrents_differ() {
+        let now = Instant::now();
+        let rest = |seed| {
+            let mut schedule = Schedule::new(&[vec![true]], false, seed, now);
+            schedule.failed(now, A);
+            schedule.next_ask(A).expect("rests") - now
+        };
+        assert_ne!(rest(1), rest(2));
+        assert_eq!(rest(1), rest(1), "a seed replays");
+    }
+
+    #[test]
+    fn tiers_are_shuffled_within_and_kept_apart_and_the_one_that_answers_comes_first() {
+        let now = Instant::now();
+        let mut firsts = [0; 3];
+        for seed in 0..60 {
+            let mut schedule = Schedule::new(&[vec![true, true, true], vec![true]], false, seed, now);
+            let mut order = Vec::new();
+            while let Next::Announce(index, _) = schedule.next(now) {
+                order.push(index.0);
+                schedule.failed(now, index);
+            }
+            firsts[order[0]] += 1;
+            assert_eq!(order[3], 3, "the second tier comes last");
+        }
+        assert!(firsts.iter().all(|&n| n > 5), "{firsts:?}");
+
+        let mut schedule = Schedule::new(&[vec![true, true, true]], false, 3, now);
+        let mut order = Vec::new();
+        for _ in 0..3 {
+            let Next::Announce(index, _) = schedule.next(now) else { panic!("a turn for all") };
+            order.push(index);
+            if order.len() < 3 {
+                schedule.failed(now, index);
+            } else {
+                schedule.answered(now, index, answer(Event::Started));
+            }
+        }
+        let later = now + secs(1800);
+        assert_eq!(schedule.next(later), Next::Announce(order[2], Event::None), "it moved to the front");
+        schedule.failed(later, order[2]);
+        assert_eq!(schedule.next(later), Next::Announce(order[0], Event::Started), "the others kept their order");
+    }
+
+    #[test]
+    fn a_silent_tracker_does_not_hold_up_the_next_but_four_are_enough() {
+        let now = Instant::now();
+        let mut schedule = tiers(6, now);
+        let mut at = now;
+        for n in 0..4 {
+            assert_eq!(schedule.next(at), Next::Announce(TrackerIndex(n), Event::Started));
+            at += PATIENCE;
+        }
+        assert_eq!(schedule.next(at), Next::Wait(None));
+        schedule.failed(at, A);
+        assert_eq!(schedule.next(at), Next::Announce(TrackerIndex(4), Event::Started));
+        // The first answer ends the round; a late one counts too.
+        schedule.answered(at, TrackerIndex(4), answer(Event::Started));
+        assert_eq!(schedule.next(at), Next::Wait(Some(at + secs(1800))));
+        schedule.answered(at + secs(2), C, answer(Event::Started));
+        assert_eq!(schedule.started().collect::<Vec<_>>(), [C, TrackerIndex(4)]);
+    }
+
+    #[test]
+    fn private_torrents_ask_one_tracker_at_a_time() {
+        let now = Instant::now();
+        let mut schedule = Schedule::new(&[vec![true], vec![true]], true, 1, now);
+        assert_eq!(schedule.next(now), Next::Announce(A, Event::Started));
+        assert_eq!(schedule.next(now + secs(9)), Next::Wait(None));
+        schedule.failed(now + secs(10), A);
+        assert_eq!(schedule.next(now + secs(10)), Next::Announce(B, Event::Started));
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_passed_over() {
+        let now = Instant::now();
+        let mut schedule = Schedule::new(&[vec![false], vec![true, false]], false, 1, now);
+        assert_eq!(schedule.next(now), Next::Announce(B, Event::Started));
+        assert_eq!(schedule.next_ask(A), None);
+        let mut none = Schedule::new(&[vec![false]], false, 1, now);
+        assert_eq!(none.next(now), Next::Wait(None));
+        assert_eq!(Schedule::new(&[], false, 1, now).next(now), Next::Wait(None));
+    }
+
+    #[test]
+    fn wanted_peers_bring_the_next_announce_to_the_min_interval_once() {
+        let now = Instant::now();
+        let mut schedule = tiers(1, now);
+        assert_eq!(schedule.next(now), Next::Announce(A, Event::Started));
+        schedule.answered(now, A, Answered { min_interval: None, ..answer(Event::Started) });
+        schedule.want_peers();
+        assert_eq!(schedule.next(now + secs(59)), Next::Wait(Some(now + secs(60))));
+        assert_eq!(schedule.next(now + secs(60)), Next::Announce(A, Event::None));
+        schedule.answered(now + secs(60), A, answer(Event::None));
+        assert_eq!(schedule.next(now + secs(200)), Next::Wait(Some(now + secs(1860))));
+    }
+
+    #[test]
+    fn wanted_peers_cut_a_long_rest_to_a_minute() {
+        let mut now = Instant::now();
+        let mut schedule = tiers(1, now);
+        for _ in 0..8 {
+            let Next::Announce(A, _) = schedule.next(now) else { panic!("its turn") };
+            schedule.failed(now, A);
+            now = schedule.next_ask(A).expect("again");
+        }
+        let Next::Announce(A, _) = schedule.next(now) else { panic!("its turn") };
+        schedule.failed(now, A);
+        assert!(schedule.next_ask(A).expect("again") > now + secs(400));
+        schedule.want_peers();
+        assert_eq!(schedule.next(now), Next::Wait(Some(now + secs(60))));
+    }
+
+    #[test]
+    fn completed_is_told_once_at_once_and_only_to_those_who_know_us_incomplete() {
+        let now = Instant::now();
+        let mut schedule = tiers(1, now);
+        assert_eq!(schedule.next(now), Next::Announce(A, Event::Started));
+        schedule.answered(now, A, answer(Event::Started));
+        schedule.completed(now + secs(5));
+        assert_eq!(schedule.next(now + secs(5)), Next::Announce(A, Event::Completed));
+        schedule.answered(now + secs(5), A, Answered { complete: true, ..answer(Event::Completed) });
+        schedule.completed(now + secs(6));
+        assert_eq!(schedule.next(now + secs(6)), Next::Wait(Some(now + secs(1805))));
+        assert_eq!(schedule.next(now + secs(1805)), Next::Announce(A, Event::None));
+
+        let mut seed = tiers(1, now);
+        assert_eq!(seed.next(now), Next::Announce(A, Event::Started));
+        seed.answered(now, A, Answered { complete: true, ..answer(Event::Started) });
+        seed.completed(now);
+        assert_eq!(seed.next(now), Next::Wait(Some(now + secs(1800))), "it began complete");
+    }
+
+    #[test]
+    fn completed_survives_a_failure_and_a_started_in_flight() {
+        let now = Instant::now();
+        let mut schedule = tiers(1, now);
+        assert_eq!(schedule.next(now), Next::Announce(A, Event::Started));
+        schedule.completed(now);
+        schedule.answered(now, A, answer(Event::Started));
+        assert_eq!(schedule.next(now), Next::Announce(A, Event::Completed));
+        schedule.failed(now, A);
+        let Next::Wait(Some(again)) = schedule.next(now) else { panic!("it rests") };
+        assert_eq!(schedule.next(again), Next::Announce(A, Event::Completed));
+    }
+}

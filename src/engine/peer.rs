@@ -1,0 +1,317 @@
+//! One connection: reads the socket into a buffer of the worker's, lets the swarm judge what came under one lock per
+//! read, puts blocks into their pieces, and writes what the swarm has for this peer while the socket takes it.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tracing::{debug, trace};
+
+use super::outbox::Outbox;
+use super::torrent::{End, Link, Torrent};
+use crate::metainfo::Request;
+use crate::swarm::{CloseReason, Connected, Input, Outgoing, PeerKey, Receipt, Room, Swarm};
+use crate::wire::{self, ExtendedHandshake, Message, OUR_DONTHAVE_ID};
+
+/// Bytes that wait in memory for one peer's socket: eight blocks.
+const OUTBOX: usize = 8 * (16 * 1024 + 13);
+/// The worker's read buffer: the largest message, and as much again for the next read.
+const BUFFER: usize = 2 * wire::MAX_MESSAGE;
+
+thread_local! {
+    /// Belongs to the worker, not to the peer: 200 peers do not hold 200 buffers.
+    static READ: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER]);
+}
+
+/// A connection whose handshakes are done.
+pub(super) struct Peer {
+    torrent: Arc<Torrent>,
+    stream: TcpStream,
+    key: PeerKey,
+    addr: SocketAddr,
+    link: Arc<Link>,
+    outbox: Outbox,
+    /// The beginning of a message whose end has not come.
+    rest: Vec<u8>,
+    /// Blocks wait for the upload limit until then.
+    held: Option<Instant>,
+}
+
+/// A block that the swarm let in: where its bytes lie in the read buffer.
+struct Kept {
+    request: Request,
+    attempt: u32,
+    at: usize,
+}
+
+impl Peer {
+    /// Runs a connection to its end. `extended`: both sides have BEP 10.
+    pub(super) async fn run(torrent: Arc<Torrent>, stream: TcpStream, connected: Connected, extended: bool) {
+        let (key, addr) = (connected.peer, connected.addr);
+        debug!(torrent = %torrent.meta.name, %addr, client = %connected.id, "connected");
+        let link = torrent.attach(key);
+        torrent.tell(Input::Connected(connected));
+        let mut peer = Self {
+            torrent: Arc::clone(&torrent),
+            stream,
+            key,
+            addr,
+            link,
+            outbox: Outbox::default(),
+            rest: Vec::new(),
+            held: None,
+        };
+        peer.pull();
+        if extended {
+            peer.greet();
+        }
+        let end = peer.drive().await;
+        let ours = peer.link.closed.get().copied();
+        let good = match (ours, &end) {
+            (Some(End::Swarm(CloseReason::Protocol(_)) | End::Banned), _) => false,
+            (None, Err(e)) => e.kind() != io::ErrorKind::InvalidData,
+            _ => true,
+        };
+        let why = ours.map(|why| why.to_string()).or_else(|| end.err().map(|e| e.to_string())).unwrap_or_default();
+        debug!(torrent = %torrent.meta.name, %addr, "disconnected: {why}");
+        drop(peer);
+        torrent.detach(key);
+        torrent.shared.node().disconnected(Instant::now(), key, good);
+        torrent.shared.node_wake.notify_one();
+    }
+
+    /// Our extension handshake (BEP 10), behind the bitfield.
+    fn greet(&mut self) {
+        let hello = ExtendedHandshake {
+            donthave: Some(OUR_DONTHAVE_ID),
+            reqq: Some(super::session::REQQ),
+            client: Some(concat!("swarmfs ", env!("CARGO_PKG_VERSION")).to_owned()),
+            listen_port: Some(self.torrent.shared.port),
+            upload_only: self.torrent.look(Swarm::complete),
+            yourip: Some(self.addr.ip()),
+            ..ExtendedHandshake::default()
+        };
+        let message = Message::Extended { id: 0, payload: hello.encode().into() };
+        self.outbox.push(|out| message.encode(out));
+    }
+
+    async fn drive(&mut self) -> io::Result<()> {
+        loop {
+            while self.outbox.len() > 0 && self.write()? {
+                self.pull();
+            }
+            let interest =
+                if self.outbox.len() > 0 { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+            let held = self.held.map(tokio::time::Instant::from_std);
+            tokio::select! {
+                ready = self.stream.ready(interest) => {
+                    if ready?.is_readable() {
+                        self.read()?;
+                    }
+                }
+                () = self.link.wake.notified() => {
+                    if self.link.closed.get().is_some() {
+                        return Ok(());
+                    }
+                    self.pull();
+                }
+                () = tokio::time::sleep_until(held.unwrap_or_else(tokio::time::Instant::now)), if held.is_some() => {
+                    self.held = None;
+                    self.pull();
+                }
+            }
+        }
+    }
+
+    /// Writes what waits; false if the socket is full.
+    fn write(&mut self) -> io::Result<bool> {
+        match self.stream.try_write_vectored(&self.outbox.slices()) {
+            Ok(count) => {
+                self.outbox.advance(count);
+                Ok(true)
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// One socket read, one lock.
+    fn read(&mut self) -> io::Result<()> {
+        READ.with_borrow_mut(|buffer| {
+            let before = self.rest.len();
+            buffer[..before].copy_from_slice(&self.rest);
+            let count = match self.stream.try_read(&mut buffer[before..]) {
+                Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer closed the connection")),
+                Ok(count) => count,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(e) => return Err(e),
+            };
+            let bytes = &buffer[..before + count];
+            let mut kept = Vec::new();
+            let mut out = Vec::new();
+            let (room, waits) = self.room();
+            let pieces = self.torrent.meta.geometry.pieces();
+            let (seen, payload_waits) = self
+                .torrent
+                .enter(|swarm, now| {
+                    let seen = judge(swarm, now, self.key, pieces, bytes, &mut kept)?;
+                    let payload_waits = swarm.transmit(now, self.key, room, &mut out);
+                    Ok::<_, wire::DecodeError>((seen, payload_waits))
+                })
+                .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+            self.rest.clear();
+            self.rest.extend_from_slice(&bytes[seen.used..]);
+            if self.rest.is_empty() {
+                self.rest.shrink_to(16 * 1024 + 13);
+            }
+            self.send(out, room, waits, payload_waits);
+            for block in kept {
+                let data = &bytes[block.at..block.at + block.request.length as usize];
+                self.torrent.fill(block.request, block.attempt, data);
+            }
+            if seen.interested {
+                self.torrent.shared.hurry_rechoke();
+            }
+            if let Some(port) = seen.listens.filter(|port| *port != 0) {
+                self.torrent.shared.node().listening(Instant::now(), self.key, port);
+            }
+            Ok(())
+        })
+    }
+
+    /// Takes from the swarm what there is for this peer.
+    fn pull(&mut self) {
+        let (room, waits) = self.room();
+        let mut out = Vec::new();
+        let payload_waits = self.torrent.enter(|swarm, now| swarm.transmit(now, self.key, room, &mut out));
+        self.send(out, room, waits, payload_waits);
+    }
+
+    /// What the outbox and the upload limit leave, and when the limit leaves more.
+    fn room(&self) -> (Room, Option<Instant>) {
+        let total = OUTBOX.saturating_sub(self.outbox.len());
+        if self.torrent.shared.config.upload_limit.is_none() {
+            return (Room { total, payload: total }, None);
+        }
+        let granted = self.torrent.shared.node().upload_room(Instant::now(), total);
+        (Room { total, payload: granted.granted }, granted.retry)
+    }
+
+    fn send(&mut self, outgoing: Vec<Outgoing>, room: Room, retry: Option<Instant>, payload_waits: bool) {
+        let mut payload = 0;
+        let mut unserved = Vec::new();
+        for item in outgoing {
+            match item {
+                Outgoing::Message(message) => {
+                    trace!(addr = %self.addr, ?message, "sends");
+                    self.outbox.push(|out| message.encode(out));
+                }
+                Outgoing::Piece(request) => match self.send_block(request) {
+                    true => payload += request.length as usize,
+                    false => unserved.push(request),
+                },
+            }
+        }
+        if self.torrent.shared.config.upload_limit.is_some() {
+            let mut node = self.torrent.shared.node();
+            node.upload_return(room.payload.saturating_sub(payload));
+            node.upload_overdraw(payload.saturating_sub(room.payload));
+            self.held = if payload_waits { retry } else { None };
+        }
+        if !unserved.is_empty() {
+            self.torrent.enter(|swarm, now| {
+                for request in unserved {
+                    swarm.handle(now, Input::Unserved(self.key, request));
+                }
+            });
+        }
+    }
+
+    /// Queues a block; false if its bytes are not there.
+    fn send_block(&mut self, request: Request) -> bool {
+        let torrent = &self.torrent;
+        let span = request.begin as usize..(request.begin + request.length) as usize;
+        if let Some(piece) = torrent.shared.cache.get(torrent.key, request.piece) {
+            if piece.bytes().is_some() {
+                self.outbox.push(|out| wire::encode_piece_header(request, out));
+                self.outbox.push_piece(piece, span);
+                return true;
+            }
+            let mut block = vec![0; span.len()];
+            if piece.read_at(request.begin, &mut block).is_err() {
+                return false;
+            }
+            return self.queue_copy(request, &block);
+        }
+        let Some(data) = &torrent.data else { return false };
+        let mut block = vec![0; span.len()];
+        let offset = torrent.meta.geometry.piece_offset(request.piece) + u64::from(request.begin);
+        match tokio::task::block_in_place(|| data.read_at(offset, &mut block)) {
+            Ok(()) => self.queue_copy(request, &block),
+            Err(e) => {
+                tracing::warn!(torrent = %torrent.meta.name, piece = request.piece.0, "the copy cannot be read: {e}");
+                false
+            }
+        }
+    }
+
+    fn queue_copy(&mut self, request: Request, block: &[u8]) -> bool {
+        self.outbox.push(|out| {
+            wire::encode_piece_header(request, out);
+            out.extend_from_slice(block);
+        });
+        true
+    }
+}
+
+/// What the node has to know of what a peer said.
+#[derive(Default)]
+struct Seen {
+    /// Bytes of whole messages.
+    used: usize,
+    /// It became interested.
+    interested: bool,
+    /// The port where it listens.
+    listens: Option<u16>,
+}
+
+/// Lets the swarm judge every whole message of `bytes`.
+fn judge(
+    swarm: &mut Swarm,
+    now: Instant,
+    peer: PeerKey,
+    pieces: u32,
+    bytes: &[u8],
+    kept: &mut Vec<Kept>,
+) -> Result<Seen, wire::DecodeError> {
+    let mut seen = Seen::default();
+    while let Some((message, length)) = wire::decode(&bytes[seen.used..], pieces)? {
+        seen.used += length;
+        match message {
+            Message::Piece { piece, begin, data } => {
+                let request = Request { piece, begin, length: u32::try_from(data.len()).unwrap_or(u32::MAX) };
+                if let Receipt::Keep { attempt } = swarm.receive(now, peer, request) {
+                    kept.push(Kept { request, attempt, at: seen.used - data.len() });
+                }
+            }
+            Message::Extended { id: 0, payload } => {
+                let hello = ExtendedHandshake::decode(&payload)?;
+                seen.listens = hello.listen_port.or(seen.listens);
+                swarm.handle(now, Input::Extended(peer, &hello));
+            }
+            Message::Extended { id: OUR_DONTHAVE_ID, payload } => {
+                swarm.handle(now, Input::DontHave(peer, wire::decode_donthave(&payload)?));
+            }
+            Message::Extended { .. } => {}
+            message => {
+                seen.interested |= message == Message::Interested;
+                swarm.handle(now, Input::Message(peer, &message));
+            }
+        }
+    }
+    Ok(seen)
+}

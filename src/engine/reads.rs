@@ -1,0 +1,100 @@
+//! Reads that wait: the parked replies of one torrent and the pieces that have come for them, pinned until they are sent.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use super::content::{Bytes, Reply};
+use crate::cache::Verified;
+use crate::metainfo::{Geometry, PieceIndex};
+use crate::swarm::{HandleId, ReadId};
+
+/// A read whose bytes are not all there.
+pub(super) struct Parked {
+    pub(super) handle: HandleId,
+    pub(super) bytes: Range<u64>,
+    pub(super) deadline: Instant,
+    /// The thread that reads, 0 if unknown.
+    pub(super) pid: u32,
+    pub(super) reply: Box<dyn Reply>,
+    /// What has come.
+    pub(super) pieces: BTreeMap<PieceIndex, Arc<Verified>>,
+}
+
+/// The parked reads of a torrent.
+#[derive(Default)]
+pub(super) struct Reads {
+    parked: Mutex<BTreeMap<ReadId, Parked>>,
+}
+
+impl Reads {
+    pub(super) fn insert(&self, id: ReadId, read: Parked) {
+        self.lock().insert(id, read);
+    }
+
+    pub(super) fn take(&self, id: ReadId) -> Option<Parked> {
+        self.lock().remove(&id)
+    }
+
+    /// Pins a piece to the reads that wait for it.
+    pub(super) fn pin(&self, geometry: &Geometry, piece: PieceIndex, data: &Arc<Verified>) {
+        for read in self.lock().values_mut() {
+            if !geometry.within(piece, &read.bytes).is_empty() {
+                read.pieces.insert(piece, Arc::clone(data));
+            }
+        }
+    }
+
+    /// Pins a piece to one read.
+    pub(super) fn pin_to(&self, id: ReadId, piece: PieceIndex, data: Arc<Verified>) {
+        if let Some(read) = self.lock().get_mut(&id) {
+            read.pieces.insert(piece, data);
+        }
+    }
+
+    /// The parked reads of a handle and the threads that wait in them.
+    pub(super) fn readers(&self, handle: HandleId) -> Vec<(ReadId, u32)> {
+        self.lock().iter().filter(|(_, r)| r.handle == handle).map(|(id, r)| (*id, r.pid)).collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<ReadId, Parked>> {
+        self.parked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Puts the bytes of a read together from its pieces; none if `find` misses one, which is named.
+///
+/// # Errors
+/// `Err(Ok(piece))` names a piece that is not there, `Err(Err(e))` a piece that could not be read.
+pub(super) fn gather(
+    geometry: &Geometry,
+    bytes: &Range<u64>,
+    mut find: impl FnMut(PieceIndex) -> Option<Arc<Verified>>,
+) -> Result<Bytes, Missing> {
+    let mut pieces = geometry.pieces_of(bytes.clone());
+    let mut copied = Vec::new();
+    while let Some(index) = pieces.next() {
+        let piece = find(index).ok_or(Missing::Piece(index))?;
+        let range = geometry.within(index, bytes);
+        let span = range.start as usize..range.end as usize;
+        if copied.is_empty() && u64::from(range.end - range.start) == bytes.end - bytes.start && piece.bytes().is_some()
+        {
+            return Ok(Bytes::Piece(piece, span));
+        }
+        let at = copied.len();
+        copied.resize(at + span.len(), 0);
+        piece.read_at(range.start, &mut copied[at..]).map_err(Missing::Unreadable)?;
+    }
+    Ok(Bytes::Copied(copied))
+}
+
+/// Why a read cannot be put together.
+#[derive(Debug)]
+pub(super) enum Missing {
+    /// This piece is not there.
+    Piece(PieceIndex),
+    /// A piece is there and cannot be read.
+    Unreadable(io::Error),
+}

@@ -1,0 +1,486 @@
+//! The session: all torrents of the process, the node that decides for them together, the cache they share, and the
+//! tasks that dial, accept and rechoke.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use rand::TryRng;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tracing::{debug, info, warn};
+
+use super::content::{Bytes, Content, Reply};
+use super::discovery::{AnnounceSpec, Deadlines};
+use super::peer::Peer;
+use super::reads::{Parked, gather};
+use super::torrent::{Torrent, place_of};
+use super::{handshake, listen};
+use crate::cache::{Cache, DataDir, Place, Pool};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::metainfo::Metainfo;
+use crate::node::{Limits, Node, Source};
+use crate::swarm::{Connected, HandleId, Input, PeerKey, ReadId, Setup, Swarm, TorrentKey, Totals};
+use crate::wire::{Handshake, PeerId};
+
+/// Requests that we hold for one peer (hardening: 500).
+pub(super) const REQQ: u32 = 500;
+/// Fits under the 5 s that an end may take, beside the unmount.
+const STOP_ANNOUNCE: Duration = Duration::from_secs(3);
+
+/// A user's own copy of a torrent and which of its pieces passed their hash.
+#[derive(Debug)]
+pub struct LocalCopy {
+    /// The copy.
+    pub data: DataDir,
+    /// Per piece: it is there and right.
+    pub have: Vec<bool>,
+}
+
+/// What all tasks share.
+pub(super) struct Shared {
+    pub(super) config: Config,
+    pub(super) cache: Cache,
+    pub(super) pool: Arc<Pool>,
+    pub(super) peer_id: PeerId,
+    /// The port that peers reach us at.
+    pub(super) port: u16,
+    /// The node has something to dial or to decide.
+    pub(super) node_wake: Notify,
+    node: Mutex<Node>,
+    torrents: RwLock<BTreeMap<TorrentKey, Arc<Torrent>>>,
+    by_hash: RwLock<BTreeMap<[u8; 20], TorrentKey>>,
+    closing: AtomicBool,
+    started: Instant,
+    next_id: AtomicU64,
+    next_torrent: AtomicU32,
+    /// Tells trackers that it is still us when our address changes.
+    announce_key: u32,
+    /// For pieces too large for the memory.
+    temp_dir: PathBuf,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Shared {
+    pub(super) fn node(&self) -> MutexGuard<'_, Node> {
+        self.node.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn torrent(&self, key: TorrentKey) -> Option<Arc<Torrent>> {
+        self.torrents.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
+    }
+
+    fn all(&self) -> Vec<Arc<Torrent>> {
+        self.torrents.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Nanoseconds since the session began.
+    pub(super) fn nanos(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.started).as_nanos()).unwrap_or(u64::MAX - 1)
+    }
+
+    /// The reverse of [`Shared::nanos`]; the far future for what no clock can hold.
+    pub(super) fn instant(&self, nanos: u64) -> Instant {
+        const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+        self.started + Duration::from_nanos(nanos).min(FAR)
+    }
+
+    pub(super) fn place(&self, length: u32) -> Place {
+        place_of(length, self.config.memory, &self.temp_dir)
+    }
+
+    /// Addresses to dial for a torrent.
+    pub(super) fn candidates(&self, torrent: TorrentKey, addrs: &[SocketAddr], source: Source) {
+        self.node().add_candidates(Instant::now(), torrent, addrs, source);
+        self.node_wake.notify_one();
+    }
+
+    /// A peer became interested: a free slot does not wait for the next round.
+    pub(super) fn hurry_rechoke(&self) {
+        self.node().hurry_rechoke(Instant::now());
+        self.node_wake.notify_one();
+    }
+
+    fn id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Gives every torrent's peers to the choker and tells each torrent who is unchoked.
+    fn rechoke(&self, now: Instant) {
+        let torrents = self.all();
+        let candidates: Vec<_> =
+            torrents.iter().map(|t| t.look(|s| (t.key, s.complete(), s.candidates(now)))).collect();
+        let unchoked = self.node().rechoke(now, &candidates);
+        for (key, peers) in unchoked {
+            if let Some(torrent) = self.torrent(key) {
+                torrent.tell(Input::Unchoked(&peers));
+            }
+        }
+    }
+}
+
+/// All torrents of the process. Must be made inside a multi-threaded tokio runtime.
+pub struct Session {
+    shared: Arc<Shared>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl Session {
+    /// Opens the listening socket and starts to accept, dial and rechoke.
+    ///
+    /// # Errors
+    /// [`Error::Listen`] if the address is taken, [`Error::System`] if the machine gives no random bytes.
+    pub fn start(config: Config) -> Result<Self> {
+        let listener = listen::listen(&config)?;
+        let port = listener.local_addr().map_err(|cause| Error::Listen { addr: config.listen, cause })?.port();
+        let mut entropy = [0; 20];
+        rand::rngs::SysRng
+            .try_fill_bytes(&mut entropy)
+            .map_err(|e| Error::System { what: "get random bytes", cause: std::io::Error::other(e) })?;
+        let peer_id = peer_id(&entropy);
+        let seed = u64::from_le_bytes(*entropy.first_chunk().unwrap_or(&[0; 8]));
+        let limits = Limits {
+            upload_slots: config.upload_slots,
+            max_peers: config.max_peers,
+            upload_limit: config.upload_limit,
+            upload: config.upload,
+            assembly_bytes: config.memory / 4,
+            peer_id,
+        };
+        info!(port, "listening");
+        let shared = Arc::new(Shared {
+            cache: Cache::new(config.memory - config.memory / 4),
+            pool: Pool::new(),
+            peer_id,
+            port,
+            node_wake: Notify::new(),
+            node: Mutex::new(Node::new(limits, seed, Instant::now())),
+            torrents: RwLock::default(),
+            by_hash: RwLock::default(),
+            closing: AtomicBool::new(false),
+            started: Instant::now(),
+            next_id: AtomicU64::new(1),
+            next_torrent: AtomicU32::new(1),
+            announce_key: u32::from_le_bytes(*entropy.last_chunk().unwrap_or(&[0; 4])),
+            temp_dir: std::env::temp_dir(),
+            runtime: tokio::runtime::Handle::current(),
+            config,
+        });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(accept(Arc::clone(&shared), listener));
+        tasks.spawn(decide(Arc::clone(&shared)));
+        Ok(Self { shared, tasks: Mutex::new(tasks) })
+    }
+
+    /// The port that peers reach us at.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.shared.port
+    }
+
+    /// Adds a torrent: it is announced and its peers are dialled from now on.
+    ///
+    /// # Errors
+    /// [`Error::Duplicate`] if it is here already.
+    pub fn add(&self, meta: Arc<Metainfo>, copy: Option<LocalCopy>) -> Result<TorrentKey> {
+        let shared = &self.shared;
+        let info_hash = meta.id.wire();
+        let key = TorrentKey(shared.next_torrent.fetch_add(1, Ordering::Relaxed));
+        {
+            let mut by_hash = shared.by_hash.write().unwrap_or_else(PoisonError::into_inner);
+            if by_hash.contains_key(&info_hash) {
+                return Err(Error::Duplicate(meta.id));
+            }
+            by_hash.insert(info_hash, key);
+        }
+        let complete = copy.as_ref().is_some_and(|c| c.have.iter().all(|h| *h));
+        let setup = Setup {
+            geometry: meta.geometry,
+            files: meta
+                .files
+                .iter()
+                .filter(|f| f.visible() && f.length > 0)
+                .map(crate::metainfo::File::bytes)
+                .collect(),
+            complete,
+            fill: shared.config.fill,
+            reqq: REQQ,
+            info_hash,
+            seed: u64::from_le_bytes(*shared.peer_id.0.last_chunk().unwrap_or(&[0; 8])) ^ u64::from(key.0),
+        };
+        let swarm = Swarm::new(setup, Instant::now());
+        let (data, have) = copy.map_or((None, Vec::new()), |c| (Some(c.data), c.have));
+        let torrent = Arc::new(Torrent::new(key, Arc::clone(&meta), Arc::clone(shared), swarm, data));
+        if !complete {
+            torrent.enter(|swarm, now| {
+                for piece in meta.geometry.all().filter(|p| have.get(p.0 as usize) == Some(&true)) {
+                    swarm.handle(now, Input::PieceVerified(piece));
+                }
+            });
+        }
+        shared.torrents.write().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::clone(&torrent));
+        self.spawn(Arc::clone(&torrent).run_timer());
+        shared.candidates(key, &shared.config.peers, Source::User);
+        if !meta.trackers.is_empty() {
+            let bind = Some(shared.config.listen.ip()).filter(|ip| !ip.is_unspecified());
+            let _in_runtime = shared.runtime.enter();
+            torrent.announce(AnnounceSpec {
+                info_hash,
+                peer_id: shared.peer_id,
+                port: shared.port,
+                tiers: meta.trackers.clone(),
+                private: meta.private,
+                key: shared.announce_key,
+                bind,
+                deadlines: Deadlines::default(),
+            });
+        }
+        Ok(key)
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn_on(task, &self.shared.runtime);
+    }
+
+    /// What the file system reads from.
+    #[must_use]
+    pub fn content(&self) -> Arc<dyn Content> {
+        Arc::new(SessionContent(Arc::clone(&self.shared)))
+    }
+
+    /// The figures of a torrent.
+    #[must_use]
+    pub fn totals(&self, torrent: TorrentKey) -> Option<Totals> {
+        self.shared.torrent(torrent).map(|t| t.look(Swarm::totals))
+    }
+
+    /// Ends the session: reads fail, trackers are told (3 s at most), connections close.
+    pub async fn stop(self) {
+        close_all(&self.shared);
+        let mut goodbyes = JoinSet::new();
+        for announcer in self.shared.all().iter().filter_map(|t| t.take_announcer()) {
+            goodbyes.spawn(announcer.stop());
+        }
+        if tokio::time::timeout(STOP_ANNOUNCE, async { while goodbyes.join_next().await.is_some() {} }).await.is_err() {
+            debug!("a tracker was not told that we stop: it did not answer in time");
+        }
+        for torrent in self.shared.all() {
+            torrent.close_peers();
+        }
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tasks.shutdown().await;
+        self.shared.torrents.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// Every parked read and every later one gets EIO.
+fn close_all(shared: &Shared) {
+    shared.closing.store(true, Ordering::SeqCst);
+    for torrent in shared.all() {
+        torrent.tell(Input::Shutdown);
+    }
+}
+
+/// Our peer id (BEP 20): `-SF0100-` and 12 random characters.
+fn peer_id(entropy: &[u8; 20]) -> PeerId {
+    const CHARS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-.";
+    let mut id = *b"-SF0100-____________";
+    for (to, from) in id.iter_mut().zip(entropy).skip(8) {
+        *to = CHARS[usize::from(from % 64)];
+    }
+    PeerId(id)
+}
+
+/// Accepts connections until the session ends.
+async fn accept(shared: Arc<Shared>, listener: TcpListener) {
+    /// Out of descriptors: an accept that fails at once must not spin.
+    const PAUSE: Duration = Duration::from_millis(100);
+    loop {
+        let (stream, addr) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(e) => {
+                warn!("cannot accept a connection: {e}");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let refused = shared.node().accept(Instant::now(), addr);
+        match refused {
+            Ok(()) => drop(tokio::spawn(greet(Arc::clone(&shared), stream, addr))),
+            Err(why) => debug!(%addr, "a connection is refused: {why}"),
+        }
+    }
+}
+
+/// An accepted connection: which torrent it is for, then its life.
+async fn greet(shared: Arc<Shared>, mut stream: TcpStream, addr: SocketAddr) {
+    let find = |hash: &[u8; 20]| {
+        let key = shared.by_hash.read().unwrap_or_else(PoisonError::into_inner).get(hash).copied();
+        key.and_then(|key| shared.torrent(key))
+    };
+    let greeted = match stream.set_nodelay(true) {
+        Ok(()) => handshake::incoming(&mut stream, shared.peer_id, find).await,
+        Err(e) => Err(e),
+    };
+    match greeted {
+        Ok((theirs, torrent)) => {
+            shared.node().accept_done(addr);
+            connect(&shared, torrent, stream, addr, &theirs, false).await;
+        }
+        Err(e) => {
+            shared.node().handshake_failed(addr);
+            debug!(%addr, "an incoming handshake fails: {e}");
+        }
+    }
+}
+
+/// Dials one address, then the connection's life.
+async fn dial(shared: Arc<Shared>, torrent: Arc<Torrent>, addr: SocketAddr) {
+    let dialled = async {
+        let mut stream = listen::dial(addr, shared.config.listen.ip()).await?;
+        let theirs = handshake::outgoing(&mut stream, torrent.meta.id.wire(), shared.peer_id).await?;
+        Ok::<_, std::io::Error>((stream, theirs))
+    };
+    match dialled.await {
+        Ok((stream, theirs)) => connect(&shared, torrent, stream, addr, &theirs, true).await,
+        Err(e) => {
+            debug!(torrent = %torrent.meta.name, %addr, "cannot connect: {e}");
+            shared.node().dial_failed(Instant::now(), torrent.key, addr);
+            shared.node_wake.notify_one();
+        }
+    }
+}
+
+/// A connection with both handshakes done: admitted by the node, it runs until it ends.
+async fn connect(
+    shared: &Arc<Shared>,
+    torrent: Arc<Torrent>,
+    stream: TcpStream,
+    addr: SocketAddr,
+    theirs: &Handshake,
+    outgoing: bool,
+) {
+    let peer = PeerKey(shared.id());
+    let admitted = shared.node().connected(Instant::now(), peer, torrent.key, addr, theirs.peer_id, outgoing);
+    match admitted {
+        Ok(replaced) => replaced.into_iter().for_each(|old| torrent.replace(old)),
+        Err(why) => return debug!(torrent = %torrent.meta.name, %addr, "a connection is refused: {why}"),
+    }
+    let connected = Connected { peer, addr, id: theirs.peer_id, fast: theirs.fast(), outgoing };
+    Peer::run(torrent, stream, connected, theirs.extended()).await;
+}
+
+/// Dials and rechokes when the node says so.
+async fn decide(shared: Arc<Shared>) {
+    loop {
+        let now = Instant::now();
+        let (dials, rechoke, next) = {
+            let mut node = shared.node();
+            let dials: Vec<_> = std::iter::from_fn(|| node.next_dial(now)).collect();
+            let rechoke = node.next_rechoke() <= now;
+            let next = node.next_timeout().map_or(node.next_rechoke(), |at| at.min(node.next_rechoke()));
+            (dials, rechoke, next)
+        };
+        for (key, addr) in dials {
+            if let Some(torrent) = shared.torrent(key) {
+                tokio::spawn(dial(Arc::clone(&shared), torrent, addr));
+            }
+        }
+        if rechoke {
+            shared.rechoke(now);
+            continue;
+        }
+        tokio::select! {
+            () = tokio::time::sleep_until(next.into()) => {}
+            () = shared.node_wake.notified() => {}
+        }
+    }
+}
+
+/// The session as the file system sees it.
+struct SessionContent(Arc<Shared>);
+
+/// No piece: read-ahead has been told of none.
+const UNTOLD: u64 = u64::MAX;
+
+impl Content for SessionContent {
+    fn open(&self, torrent: TorrentKey, file: Range<u64>) -> HandleId {
+        let handle = HandleId(self.0.id());
+        if let Some(torrent) = self.0.torrent(torrent) {
+            let mut handles = torrent.handles.write().unwrap_or_else(PoisonError::into_inner);
+            handles.insert(handle, AtomicU64::new(UNTOLD));
+            drop(handles);
+            torrent.tell(Input::Open(handle, file));
+        }
+        handle
+    }
+
+    fn try_read(&self, torrent: TorrentKey, handle: HandleId, bytes: &Range<u64>) -> Option<Bytes> {
+        if self.0.closing.load(Ordering::SeqCst) {
+            return None;
+        }
+        let torrent = self.0.torrent(torrent)?;
+        let found = gather(&torrent.meta.geometry, bytes, |piece| self.0.cache.get(torrent.key, piece)).ok()?;
+        // Read-ahead is told once a piece, not once a read.
+        let piece = u64::from(torrent.meta.geometry.piece_at(bytes.end - 1).0);
+        let told = torrent
+            .handles
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&handle)
+            .is_none_or(|last| last.swap(piece, Ordering::Relaxed) == piece);
+        if !told {
+            torrent.tell(Input::Hit(handle, bytes.clone()));
+        }
+        Some(found)
+    }
+
+    fn park(&self, torrent: TorrentKey, handle: HandleId, bytes: Range<u64>, pid: u32, reply: Box<dyn Reply>) {
+        let Some(torrent) = self.0.torrent(torrent).filter(|_| !self.0.closing.load(Ordering::SeqCst)) else {
+            return reply.error(libc::EIO);
+        };
+        let id = ReadId(self.0.id());
+        let deadline = Instant::now() + self.0.config.read_timeout;
+        let pieces = BTreeMap::new();
+        torrent.reads.insert(id, Parked { handle, bytes: bytes.clone(), deadline, pid, reply, pieces });
+        // Pinned after the read is parked: a piece that verifies meanwhile is seen here or there.
+        for piece in torrent.meta.geometry.pieces_of(bytes.clone()) {
+            if let Some(data) = self.0.cache.get(torrent.key, piece) {
+                torrent.reads.pin_to(id, piece, data);
+            }
+        }
+        torrent.tell(Input::Read { id, handle, bytes, deadline });
+    }
+
+    fn flush(&self, torrent: TorrentKey, handle: HandleId) {
+        let Some(torrent) = self.0.torrent(torrent) else { return };
+        if let Some(last) = torrent.handles.read().unwrap_or_else(PoisonError::into_inner).get(&handle) {
+            last.store(UNTOLD, Ordering::Relaxed);
+        }
+        torrent.tell(Input::Flush(handle));
+        if !torrent.reads.readers(handle).is_empty() {
+            self.0.runtime.spawn(torrent.withdraw_gone(handle));
+        }
+    }
+
+    fn close(&self, torrent: TorrentKey, handle: HandleId) {
+        if let Some(torrent) = self.0.torrent(torrent) {
+            torrent.handles.write().unwrap_or_else(PoisonError::into_inner).remove(&handle);
+            torrent.tell(Input::Close(handle));
+        }
+    }
+
+    fn progress(&self, torrent: TorrentKey) -> (u64, u64) {
+        self.0.torrent(torrent).map_or((0, 0), |t| (t.look(Swarm::totals).held, t.meta.geometry.total()))
+    }
+
+    fn close_all(&self) {
+        close_all(&self.0);
+    }
+}

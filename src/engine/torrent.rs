@@ -1,0 +1,429 @@
+//! One torrent: its swarm behind the one door, the pieces in assembly, the connections, and what effects do.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tracing::{debug, error, warn};
+
+use super::discovery::{self, Announcer};
+use super::reads::{Missing, Reads, gather};
+use super::session::Shared;
+use crate::cache::{DataDir, Filled, PieceBuf, Place, Verified};
+use crate::metainfo::{Metainfo, PieceIndex, Request};
+use crate::swarm::{CloseReason, Effect, HandleId, Input, PeerKey, ReadId, Swarm, TorrentKey};
+
+/// What others may tell a connection's task.
+#[derive(Default)]
+pub(super) struct Link {
+    /// There is something to send, or `closed` is set.
+    pub(super) wake: Notify,
+    /// Why the connection is to end.
+    pub(super) closed: OnceLock<End>,
+}
+
+impl Link {
+    fn close(&self, end: End) {
+        self.closed.get_or_init(|| end);
+        self.wake.notify_one();
+    }
+}
+
+/// Why a connection ends from our side.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+pub(super) enum End {
+    /// The swarm says so.
+    #[error("{0}")]
+    Swarm(CloseReason),
+    /// It sent wrong bytes.
+    #[error("it is banned")]
+    Banned,
+    /// A second connection to the same peer took its place.
+    #[error("another connection to it took its place")]
+    Replaced,
+    /// The session ends.
+    #[error("the session ends")]
+    Session,
+}
+
+/// A torrent of the session.
+pub(super) struct Torrent {
+    pub(super) key: TorrentKey,
+    pub(super) meta: Arc<Metainfo>,
+    pub(super) shared: Arc<Shared>,
+    /// The user's own copy, if pieces come from there.
+    pub(super) data: Option<DataDir>,
+    pub(super) reads: Reads,
+    /// Open files, and the piece of each that read-ahead was last told of (`u64::MAX`: none).
+    pub(super) handles: RwLock<BTreeMap<HandleId, AtomicU64>>,
+    announcer: Mutex<Option<Announcer>>,
+    swarm: Mutex<Swarm>,
+    peers: RwLock<BTreeMap<PeerKey, Arc<Link>>>,
+    /// Pieces in assembly with the attempt that they belong to.
+    partial: Mutex<BTreeMap<PieceIndex, (u32, Arc<PieceBuf>)>>,
+    timer: Notify,
+    /// When the timer is due, nanoseconds since the session's start; `u64::MAX` for never.
+    due: AtomicU64,
+}
+
+impl Torrent {
+    pub(super) fn new(
+        key: TorrentKey,
+        meta: Arc<Metainfo>,
+        shared: Arc<Shared>,
+        swarm: Swarm,
+        data: Option<DataDir>,
+    ) -> Self {
+        Self {
+            key,
+            meta,
+            shared,
+            data,
+            reads: Reads::default(),
+            handles: RwLock::default(),
+            announcer: Mutex::default(),
+            swarm: Mutex::new(swarm),
+            peers: RwLock::default(),
+            partial: Mutex::default(),
+            timer: Notify::new(),
+            due: AtomicU64::new(u64::MAX),
+        }
+    }
+
+    /// The one door: locks the swarm, lets `news` in, unlocks, and carries out what was decided.
+    pub(super) fn enter<R>(&self, news: impl FnOnce(&mut Swarm, Instant) -> R) -> R {
+        let mut effects = Vec::new();
+        let (result, timeout) = {
+            let mut swarm = self.lock();
+            let now = Instant::now();
+            let result = news(&mut swarm, now);
+            while let Some(effect) = swarm.poll() {
+                effects.push(effect);
+            }
+            #[cfg(feature = "lock-watch")]
+            if now.elapsed() > Duration::from_millis(1) {
+                warn!(torrent = %self.meta.name, held = ?now.elapsed(), "the swarm's lock was held for long");
+            }
+            (result, swarm.next_timeout())
+        };
+        if let Some(at) = timeout {
+            self.arm(at);
+        }
+        for effect in effects {
+            self.carry_out(effect);
+        }
+        result
+    }
+
+    /// News that asks for nothing back.
+    pub(super) fn tell(&self, input: Input<'_>) {
+        self.enter(|swarm, now| swarm.handle(now, input));
+    }
+
+    /// A look at the swarm that changes nothing.
+    pub(super) fn look<R>(&self, at: impl FnOnce(&Swarm) -> R) -> R {
+        at(&self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Swarm> {
+        self.swarm.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn arm(&self, at: Instant) {
+        let nanos = self.shared.nanos(at);
+        if nanos < self.due.fetch_min(nanos, Ordering::AcqRel) {
+            self.timer.notify_one();
+        }
+    }
+
+    /// Delivers `Input::Timeout` when it is due, until the session ends.
+    pub(super) async fn run_timer(self: Arc<Self>) {
+        loop {
+            let due = self.due.load(Ordering::Acquire);
+            let at = tokio::time::Instant::from_std(self.shared.instant(due));
+            tokio::select! {
+                () = tokio::time::sleep_until(at), if due != u64::MAX => {
+                    self.due.store(u64::MAX, Ordering::Release);
+                    self.tell(Input::Timeout);
+                }
+                () = self.timer.notified() => {}
+            }
+        }
+    }
+
+    fn carry_out(&self, effect: Effect) {
+        match effect {
+            Effect::Wake(peer) => {
+                if let Some(link) = self.link(peer) {
+                    link.wake.notify_one();
+                }
+            }
+            Effect::ReadReady(id) => self.answer(id),
+            Effect::ReadFailed(id, why) => {
+                if let Some(read) = self.reads.take(id) {
+                    debug!(torrent = %self.meta.name, offset = read.bytes.start, "a read fails: {why}");
+                    read.reply.error(libc::EIO);
+                }
+            }
+            Effect::Close(peer, reason) => {
+                if let Some(link) = self.link(peer) {
+                    link.close(End::Swarm(reason));
+                }
+            }
+            Effect::Ban(peer, addr, piece) => {
+                warn!(torrent = %self.meta.name, "{addr} is banned: it sent wrong bytes of piece {}", piece.0);
+                self.shared.node().ban(Instant::now(), self.key, addr);
+                if let Some(link) = self.link(peer) {
+                    link.close(End::Banned);
+                }
+            }
+            Effect::Digest(piece) => self.digest(piece),
+            Effect::Discard { piece, attempt } => self.discard(piece, attempt),
+            Effect::WantMemory(bytes) => {
+                let granted = self.shared.node().reserve(self.key, bytes);
+                if granted > 0 {
+                    self.tell(Input::Grant(granted));
+                }
+            }
+            Effect::ReturnMemory(bytes) => {
+                let grants = self.shared.node().release(self.key, bytes);
+                for (key, granted) in grants {
+                    if let Some(torrent) = self.shared.torrent(key) {
+                        torrent.tell(Input::Grant(granted));
+                    }
+                }
+            }
+            Effect::Starved => {
+                self.shared.node().boost(Instant::now(), self.key);
+                self.shared.node_wake.notify_one();
+                if let Some(announcer) = &*self.lock_announcer() {
+                    announcer.want_peers();
+                }
+            }
+            Effect::Completed => {
+                if let Some(announcer) = &*self.lock_announcer() {
+                    announcer.completed();
+                }
+            }
+        }
+    }
+
+    fn link(&self, peer: PeerKey) -> Option<Arc<Link>> {
+        self.peers.read().unwrap_or_else(PoisonError::into_inner).get(&peer).cloned()
+    }
+
+    /// A connection's task begins.
+    pub(super) fn attach(&self, peer: PeerKey) -> Arc<Link> {
+        let link = Arc::<Link>::default();
+        self.peers.write().unwrap_or_else(PoisonError::into_inner).insert(peer, Arc::clone(&link));
+        link
+    }
+
+    /// A connection's task ends.
+    pub(super) fn detach(&self, peer: PeerKey) {
+        self.peers.write().unwrap_or_else(PoisonError::into_inner).remove(&peer);
+        self.tell(Input::Disconnected(peer));
+    }
+
+    /// Ends a connection that another one has replaced.
+    pub(super) fn replace(&self, peer: PeerKey) {
+        if let Some(link) = self.link(peer) {
+            link.close(End::Replaced);
+        }
+    }
+
+    /// Ends every connection.
+    pub(super) fn close_peers(&self) {
+        for link in self.peers.read().unwrap_or_else(PoisonError::into_inner).values() {
+            link.close(End::Session);
+        }
+    }
+
+    /// The bytes of a block that the swarm has let in: into its piece, hashed as far as they go.
+    pub(super) fn fill(&self, request: Request, attempt: u32, data: &[u8]) {
+        let piece = request.piece;
+        let buffer = match self.buffer(piece, attempt) {
+            Ok(Some(buffer)) => buffer,
+            Ok(None) => return,
+            Err(e) => return self.unassembled(piece, attempt, &e),
+        };
+        match buffer.fill(request.begin, data) {
+            Ok(Filled::More | Filled::Stale) => {}
+            Ok(Filled::Done(verified)) => {
+                self.discard(piece, attempt);
+                self.verified(piece, Arc::new(verified));
+            }
+            Ok(Filled::Failed(digests)) => {
+                debug!(torrent = %self.meta.name, piece = piece.0, "a piece fails its hash");
+                self.discard(piece, attempt);
+                self.tell(Input::PieceFailed(piece, &digests));
+            }
+            Err(e) => self.unassembled(piece, attempt, &e),
+        }
+    }
+
+    /// A piece cannot be put together here (a full disk under a large piece): it is begun anew.
+    fn unassembled(&self, piece: PieceIndex, attempt: u32, error: &std::io::Error) {
+        error!(torrent = %self.meta.name, piece = piece.0, "a piece cannot be assembled: {error}");
+        self.discard(piece, attempt);
+        self.tell(Input::Lost(piece));
+    }
+
+    /// The buffer of this attempt; none if the attempt is over.
+    fn buffer(&self, piece: PieceIndex, attempt: u32) -> std::io::Result<Option<Arc<PieceBuf>>> {
+        let buffer = {
+            let mut partial = self.lock_partial();
+            match partial.get(&piece) {
+                Some((a, buffer)) if *a == attempt => return Ok(Some(Arc::clone(buffer))),
+                Some((a, _)) if *a > attempt => return Ok(None),
+                _ => {}
+            }
+            let Some(hash) = self.meta.piece_hashes.get(piece) else { return Ok(None) };
+            let length = self.meta.geometry.piece_length(piece);
+            let place = self.shared.place(length);
+            let buffer = Arc::new(PieceBuf::new(length, *hash, &place, &self.shared.pool)?);
+            partial.insert(piece, (attempt, Arc::clone(&buffer)));
+            buffer
+        };
+        // The attempt may have ended before the buffer was there to be dropped.
+        if self.lock().attempt(piece) == Some(attempt) {
+            return Ok(Some(buffer));
+        }
+        self.discard(piece, attempt);
+        Ok(None)
+    }
+
+    fn discard(&self, piece: PieceIndex, attempt: u32) {
+        let mut partial = self.lock_partial();
+        if partial.get(&piece).is_some_and(|(a, _)| *a <= attempt) {
+            partial.remove(&piece);
+        }
+    }
+
+    fn lock_partial(&self) -> MutexGuard<'_, BTreeMap<PieceIndex, (u32, Arc<PieceBuf>)>> {
+        self.partial.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A piece has passed its hash: into the cache, to the reads that wait for it, and known to the swarm.
+    fn verified(&self, piece: PieceIndex, data: Arc<Verified>) {
+        for (key, victim) in self.shared.cache.make_room(data.len().into()) {
+            if let Some(torrent) = self.shared.torrent(key) {
+                torrent.tell(Input::Evicted(victim));
+            }
+            self.shared.cache.remove(key, victim);
+        }
+        self.shared.cache.insert(self.key, piece, Arc::clone(&data));
+        self.reads.pin(&self.meta.geometry, piece, &data);
+        self.tell(Input::PieceVerified(piece));
+    }
+
+    fn digest(&self, piece: PieceIndex) {
+        let digests = self.shared.cache.peek(self.key, piece).map(|p| p.digests());
+        match digests {
+            Some(Ok(digests)) => self.tell(Input::Digests(piece, &digests)),
+            Some(Err(e)) => warn!(torrent = %self.meta.name, piece = piece.0, "a piece cannot be read back: {e}"),
+            None => {}
+        }
+    }
+
+    /// Sends what a read waited for.
+    fn answer(&self, id: ReadId) {
+        let Some(read) = self.reads.take(id) else { return };
+        let found = gather(&self.meta.geometry, &read.bytes, |piece| {
+            read.pieces.get(&piece).cloned().or_else(|| self.shared.cache.get(self.key, piece))
+        });
+        match found {
+            Ok(bytes) => read.reply.data(bytes.as_slice()),
+            Err(Missing::Piece(piece)) => {
+                let input = Input::Read { id, handle: read.handle, bytes: read.bytes.clone(), deadline: read.deadline };
+                self.reads.insert(id, read);
+                self.enter(|swarm, now| {
+                    swarm.handle(now, Input::Lost(piece));
+                    swarm.handle(now, input);
+                });
+            }
+            Err(Missing::Unreadable(e)) => {
+                warn!(torrent = %self.meta.name, offset = read.bytes.start, "a piece cannot be read back: {e}");
+                read.reply.error(libc::EIO);
+            }
+        }
+    }
+
+    /// Answers parked reads whose thread has gone, and withdraws what they asked for. A killed reader is seen by its
+    /// FLUSH, which comes while it is still on its way out: so looks a few times.
+    pub(super) async fn withdraw_gone(self: Arc<Self>, handle: HandleId) {
+        for wait in [0, 20, 100, 500, 2000] {
+            tokio::time::sleep(Duration::from_millis(wait)).await;
+            let readers = self.reads.readers(handle);
+            if readers.is_empty() {
+                return;
+            }
+            for (id, pid) in readers {
+                if !is_gone(pid) {
+                    continue;
+                }
+                if let Some(read) = self.reads.take(id) {
+                    read.reply.error(libc::EIO);
+                    self.tell(Input::Withdraw(id));
+                    debug!(torrent = %self.meta.name, pid, "a reader is gone: its read is withdrawn");
+                }
+            }
+        }
+    }
+
+    /// Starts the announces.
+    pub(super) fn announce(self: &Arc<Self>, spec: discovery::AnnounceSpec) {
+        let (me, found) = (Arc::downgrade(self), Arc::downgrade(self));
+        let progress = Arc::new(move || {
+            me.upgrade().map_or(discovery::Progress { downloaded: 0, uploaded: 0, left: 0 }, |torrent| {
+                let totals = torrent.look(Swarm::totals);
+                discovery::Progress {
+                    downloaded: totals.downloaded,
+                    uploaded: totals.uploaded,
+                    left: torrent.meta.geometry.total().saturating_sub(totals.held),
+                }
+            })
+        });
+        let found = Arc::new(move |addrs: Vec<std::net::SocketAddr>| {
+            if let Some(torrent) = found.upgrade() {
+                torrent.shared.candidates(torrent.key, &addrs, crate::node::Source::Tracker);
+            }
+        });
+        *self.lock_announcer() = Some(discovery::spawn(spec, progress, found));
+    }
+
+    /// Hands out the announces, to end them.
+    pub(super) fn take_announcer(&self) -> Option<Announcer> {
+        self.lock_announcer().take()
+    }
+
+    fn lock_announcer(&self) -> MutexGuard<'_, Option<Announcer>> {
+        self.announcer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// True if a thread has ended or is on its way out; one that we cannot see counts as there.
+fn is_gone(pid: u32) -> bool {
+    /// `PF_EXITING` of the kernel's task flags.
+    const EXITING: u64 = 0x4;
+    if pid == 0 {
+        return false;
+    }
+    match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => {
+            // pid (comm) state ppid pgrp session tty tpgid flags
+            let mut fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ');
+            let state = fields.next().unwrap_or_default();
+            let flags = fields.nth(5).and_then(|f| f.parse().ok()).unwrap_or(0u64);
+            matches!(state, "Z" | "X") || flags & EXITING != 0
+        }
+        Err(e) => e.kind() == std::io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH),
+    }
+}
+
+/// Where a piece of this length is assembled.
+pub(super) fn place_of(length: u32, memory: u64, dir: &std::path::Path) -> Place {
+    if u64::from(length) > memory / 4 { Place::TempFile(dir.to_owned()) } else { Place::Memory }
+}

@@ -1,0 +1,332 @@
+//! Whom to dial: the addresses that each torrent knows, when each is due again, and how many attempts run at once.
+//!
+//! Every known address is in one state: ready, waiting until an instant, given up, being dialled, or connected. Torrents
+//! take turns, so that one with thousands of addresses does not hold up the others.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::Source;
+use super::address::dialable;
+use crate::swarm::TorrentKey;
+
+/// Addresses known of one torrent: libtorrent's limit, and 3,000 dials are 100 s at full rate.
+const MAX_KNOWN: usize = 3_000;
+/// Attempts that run at once: home routers drop connections past some dozens half-open ones (anacrolix' number).
+const MAX_HALF_OPEN: usize = 25;
+/// Attempts in any second, as libtorrent.
+const MAX_PER_SECOND: usize = 30;
+/// The least time before the same address is dialled again, times its failures, as libtorrent.
+const RECONNECT: Duration = Duration::from_secs(60);
+/// Failures after which an address is left alone until [`Dials::boost`], as libtorrent.
+const MAX_FAILS: u32 = 3;
+/// The first wait for a peer that the user named; doubles up to [`RECONNECT`] and never ends, because it is meant.
+const USER_RECONNECT: Duration = Duration::from_secs(5);
+/// The least time between two boosts of one torrent: a reader that starves asks again and again.
+const BOOST_EVERY: Duration = Duration::from_secs(5);
+/// A connection that ends sooner was no success: whoever accepts and closes at once must not be dialled every 5 s.
+const SHORT_LIVED: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Ready,
+    Waiting(Instant),
+    GivenUp,
+    Dialling,
+    Connected,
+    /// Our own address: never dialled.
+    Ourselves,
+}
+
+#[derive(Clone, Debug)]
+struct Known {
+    user: bool,
+    /// It was connected once.
+    worked: bool,
+    fails: u32,
+    /// It misbehaved or refused us, so a boost does not shorten its wait.
+    penalised: bool,
+    state: State,
+    /// Random order among equals.
+    tie: u32,
+}
+
+impl Known {
+    /// Lower is dialled first.
+    fn rank(&self) -> (bool, bool, u32, u32) {
+        (!self.user, !self.worked, self.fails, self.tie)
+    }
+}
+
+type Rank = ((bool, bool, u32, u32), SocketAddr);
+
+#[derive(Clone, Debug, Default)]
+struct Torrent {
+    known: BTreeMap<SocketAddr, Known>,
+    ready: BTreeSet<Rank>,
+    waiting: BTreeSet<(Instant, SocketAddr)>,
+    given_up: BTreeSet<SocketAddr>,
+    boosted: Option<Instant>,
+}
+
+impl Torrent {
+    /// The one place where a state changes, so that the sets agree with it.
+    fn set(&mut self, addr: SocketAddr, change: impl FnOnce(&mut Known)) {
+        let Some(known) = self.known.get_mut(&addr) else { return };
+        match known.state {
+            State::Ready => drop(self.ready.remove(&(known.rank(), addr))),
+            State::Waiting(due) => drop(self.waiting.remove(&(due, addr))),
+            State::GivenUp => drop(self.given_up.remove(&addr)),
+            State::Dialling | State::Connected | State::Ourselves => {}
+        }
+        change(known);
+        match known.state {
+            State::Ready => drop(self.ready.insert((known.rank(), addr))),
+            State::Waiting(due) => drop(self.waiting.insert((due, addr))),
+            State::GivenUp => drop(self.given_up.insert(addr)),
+            State::Dialling | State::Connected | State::Ourselves => {}
+        }
+    }
+
+    /// After a connection or an attempt has ended: waits as its failures say, or is given up.
+    fn rest(&mut self, now: Instant, addr: SocketAddr, failed: bool, penalised: bool) {
+        self.set(addr, |known| {
+            known.fails = if failed { known.fails.saturating_add(1) } else { 0 };
+            known.penalised = penalised;
+            known.state = if known.user {
+                let doublings = known.fails.saturating_sub(1).min(4);
+                State::Waiting(now + (USER_RECONNECT * (1 << doublings)).min(RECONNECT))
+            } else if known.fails >= MAX_FAILS {
+                State::GivenUp
+            } else {
+                State::Waiting(now + RECONNECT * known.fails.max(1))
+            };
+        });
+    }
+
+    fn ripen(&mut self, now: Instant) {
+        while let Some(&(due, addr)) = self.waiting.first() {
+            if due > now {
+                break;
+            }
+            self.set(addr, |known| known.state = State::Ready);
+        }
+    }
+
+    fn forget(&mut self, addr: SocketAddr) {
+        // Leaves the sets through `set`, with a state that is in none of them.
+        self.set(addr, |known| known.state = State::Ourselves);
+        self.known.remove(&addr);
+    }
+}
+
+/// The addresses of all torrents.
+#[derive(Debug)]
+pub(super) struct Dials {
+    torrents: BTreeMap<TorrentKey, Torrent>,
+    dialling: BTreeSet<(TorrentKey, SocketAddr)>,
+    /// When the last attempts began, [`MAX_PER_SECOND`] at most.
+    recent: VecDeque<Instant>,
+    /// The torrent that had its turn last.
+    last: Option<TorrentKey>,
+    /// The latest time that we were told.
+    clock: Option<Instant>,
+    rng: StdRng,
+}
+
+impl Dials {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            torrents: BTreeMap::new(),
+            dialling: BTreeSet::new(),
+            recent: VecDeque::new(),
+            last: None,
+            clock: None,
+            rng: StdRng::seed_from_u64(seed),
+        }
+    }
+
+    /// Adds addresses in canonical form.
+    pub(super) fn add(&mut self, now: Instant, key: TorrentKey, addrs: impl Iterator<Item = SocketAddr>, from: Source) {
+        self.clock = Some(now);
+        let torrent = self.torrents.entry(key).or_default();
+        let user = from == Source::User;
+        for addr in addrs.filter(|&addr| dialable(addr)) {
+            if torrent.known.contains_key(&addr) {
+                torrent.set(addr, |known| known.user |= user);
+                continue;
+            }
+            if torrent.known.len() >= MAX_KNOWN {
+                match torrent.given_up.first().copied() {
+                    Some(dead) => torrent.forget(dead),
+                    None if !user => break,
+                    None => {}
+                }
+            }
+            let tie = self.rng.random();
+            let state = State::Dialling;
+            torrent.known.insert(addr, Known { user, worked: false, fails: 0, penalised: false, state, tie });
+            torrent.set(addr, |known| known.state = State::Ready);
+        }
+    }
+
+    /// The next address to dial, which is half-open from now on until it fails or connects. `refused` says what must not
+    /// be dialled (bans); it is forgotten.
+    pub(super) fn next(
+        &mut self,
+        now: Instant,
+        connections_left: usize,
+        refused: impl Fn(SocketAddr) -> bool,
+    ) -> Option<(TorrentKey, SocketAddr)> {
+        self.clock = Some(now);
+        while self.recent.front().is_some_and(|&at| now.saturating_duration_since(at) >= Duration::from_secs(1)) {
+            self.recent.pop_front();
+        }
+        // Asked after every event, it mostly has nothing: that must cost nothing.
+        if self.next_timeout(connections_left).is_none_or(|due| due > now) {
+            return None;
+        }
+        let last = self.last;
+        let after = self.torrents.keys().copied().filter(|&key| last.is_none_or(|last| key > last));
+        let before = self.torrents.keys().copied().filter(|&key| last.is_some_and(|last| key <= last));
+        let turns: Vec<TorrentKey> = after.chain(before).collect();
+        for key in turns {
+            let Some(torrent) = self.torrents.get_mut(&key) else { continue };
+            torrent.ripen(now);
+            while let Some(&(_, addr)) = torrent.ready.first() {
+                if refused(addr) {
+                    torrent.forget(addr);
+                    continue;
+                }
+                torrent.set(addr, |known| known.state = State::Dialling);
+                self.dialling.insert((key, addr));
+                self.recent.push_back(now);
+                self.last = Some(key);
+                return Some((key, addr));
+            }
+        }
+        None
+    }
+
+    /// When [`Dials::next`] may have something; none until another call changes that.
+    pub(super) fn next_timeout(&self, connections_left: usize) -> Option<Instant> {
+        if !self.may_open(connections_left) {
+            return None;
+        }
+        let due = self
+            .torrents
+            .values()
+            .filter_map(|t| if t.ready.is_empty() { t.waiting.first().map(|entry| entry.0) } else { self.clock })
+            .min()?;
+        let slot = if self.recent.len() < MAX_PER_SECOND { None } else { self.recent.front() };
+        Some(slot.map_or(due, |&oldest| due.max(oldest + Duration::from_secs(1))))
+    }
+
+    fn may_open(&self, connections_left: usize) -> bool {
+        self.dialling.len() < MAX_HALF_OPEN.min(connections_left)
+    }
+
+    /// A read starves: what failed to connect or was lost is due now, whatever its failures.
+    pub(super) fn boost(&mut self, now: Instant, key: TorrentKey) {
+        self.clock = Some(now);
+        let Some(torrent) = self.torrents.get_mut(&key) else { return };
+        if torrent.boosted.is_some_and(|at| now.saturating_duration_since(at) < BOOST_EVERY) {
+            return;
+        }
+        torrent.boosted = Some(now);
+        let resting = torrent.waiting.iter().map(|entry| entry.1).chain(torrent.given_up.iter().copied());
+        for addr in resting.collect::<Vec<_>>() {
+            torrent.set(addr, |known| {
+                if known.user || !known.penalised {
+                    known.state = State::Ready;
+                }
+            });
+        }
+    }
+
+    /// The attempt failed.
+    pub(super) fn failed(&mut self, now: Instant, key: TorrentKey, addr: SocketAddr) {
+        self.end_attempt(now, key, addr, |torrent| torrent.rest(now, addr, true, false));
+    }
+
+    /// The attempt reached a peer that we do not keep: a ban or a limit. No boost brings it back sooner.
+    pub(super) fn turned_away(&mut self, now: Instant, key: TorrentKey, addr: SocketAddr) {
+        self.end_attempt(now, key, addr, |torrent| torrent.rest(now, addr, true, true));
+    }
+
+    /// The attempt reached ourselves.
+    pub(super) fn ourselves(&mut self, now: Instant, key: TorrentKey, addr: SocketAddr) {
+        self.end_attempt(now, key, addr, |torrent| torrent.set(addr, |known| known.state = State::Ourselves));
+    }
+
+    fn end_attempt(&mut self, now: Instant, key: TorrentKey, addr: SocketAddr, then: impl FnOnce(&mut Torrent)) {
+        self.clock = Some(now);
+        if self.dialling.remove(&(key, addr))
+            && let Some(torrent) = self.torrents.get_mut(&key)
+            && torrent.known.get(&addr).is_some_and(|known| known.state == State::Dialling)
+        {
+            then(torrent);
+        }
+    }
+
+    /// A peer that came to us listens at `addr`: it is not dialled meanwhile. An attempt that is under way goes on, and
+    /// ends as a duplicate.
+    pub(super) fn connected_elsewhere(&mut self, now: Instant, key: TorrentKey, addr: SocketAddr) {
+        if !self.dialling.contains(&(key, addr)) {
+            self.connected(now, key, addr);
+        }
+    }
+
+    /// The peer at `addr` is connected.
+    pub(super) fn connected(&mut self, now: Instant, key: TorrentKey, addr: SocketAddr) {
+        self.clock = Some(now);
+        self.dialling.remove(&(key, addr));
+        if let Some(torrent) = self.torrents.get_mut(&key) {
+            torrent.set(addr, |known| {
+                if known.state != State::Ourselves {
+                    known.state = State::Connected;
+                    known.worked = true;
+                }
+            });
+        }
+    }
+
+    /// A connected peer that listens at `addr` is gone after `lived`. `good` is false if it broke the protocol.
+    pub(super) fn disconnected(
+        &mut self,
+        now: Instant,
+        key: TorrentKey,
+        addr: SocketAddr,
+        lived: Duration,
+        good: bool,
+    ) {
+        self.clock = Some(now);
+        if let Some(torrent) = self.torrents.get_mut(&key)
+            && torrent.known.get(&addr).is_some_and(|known| known.state == State::Connected)
+        {
+            let bad = !good || lived < SHORT_LIVED;
+            torrent.rest(now, addr, bad, bad);
+        }
+    }
+
+    pub(super) fn remove(&mut self, key: TorrentKey) {
+        // What is being dialled stays half-open until its attempt ends.
+        self.torrents.remove(&key);
+    }
+
+    pub(super) fn known(&self, key: TorrentKey) -> usize {
+        self.torrents.get(&key).map_or(0, |torrent| torrent.known.len())
+    }
+
+    pub(super) fn half_open(&self) -> usize {
+        self.dialling.len()
+    }
+}
+
+#[cfg(test)]
+#[path = "dials_tests.rs"]
+mod tests;

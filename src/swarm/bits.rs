@@ -1,0 +1,114 @@
+//! A set of pieces, one bit each.
+
+use crate::metainfo::PieceIndex;
+
+/// A fixed number of bits and how many are set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Bits {
+    words: Vec<u64>,
+    len: u32,
+    ones: u32,
+}
+
+impl Bits {
+    /// No piece of `len`.
+    pub(super) fn none(len: u32) -> Self {
+        Self { words: vec![0; (len as usize).div_ceil(64)], len, ones: 0 }
+    }
+
+    /// Every piece of `len`.
+    pub(super) fn all(len: u32) -> Self {
+        let mut words = vec![u64::MAX; (len as usize).div_ceil(64)];
+        if let (Some(last), true) = (words.last_mut(), !len.is_multiple_of(64)) {
+            *last = (1 << (len % 64)) - 1;
+        }
+        Self { words, len, ones: len }
+    }
+
+    /// A bitfield as the wire has it (BEP 3): the high bit first, spare bits ignored.
+    pub(super) fn from_wire(bytes: &[u8], len: u32) -> Self {
+        let mut bits = Self::none(len);
+        for (word, chunk) in bits.words.iter_mut().zip(bytes.chunks(8)) {
+            let mut padded = [0; 8];
+            for (to, from) in padded.iter_mut().zip(chunk) {
+                *to = from.reverse_bits();
+            }
+            *word = u64::from_le_bytes(padded);
+        }
+        if let (Some(last), true) = (bits.words.last_mut(), !len.is_multiple_of(64)) {
+            *last &= (1 << (len % 64)) - 1;
+        }
+        bits.ones = bits.words.iter().map(|w| w.count_ones()).sum();
+        bits
+    }
+
+    /// The bitfield for the wire (BEP 3).
+    pub(super) fn to_wire(&self) -> Vec<u8> {
+        let bytes = self.words.iter().flat_map(|w| w.to_le_bytes()).map(u8::reverse_bits);
+        bytes.take((self.len as usize).div_ceil(8)).collect()
+    }
+
+    /// True if the piece is in the set.
+    pub(super) fn has(&self, piece: PieceIndex) -> bool {
+        self.words.get(piece.0 as usize / 64).is_some_and(|w| w >> (piece.0 % 64) & 1 == 1)
+    }
+
+    /// Adds a piece; false if it was there or is out of range.
+    pub(super) fn insert(&mut self, piece: PieceIndex) -> bool {
+        if piece.0 >= self.len || self.has(piece) {
+            return false;
+        }
+        self.words[piece.0 as usize / 64] |= 1 << (piece.0 % 64);
+        self.ones += 1;
+        true
+    }
+
+    /// Takes a piece out; false if it was not there.
+    pub(super) fn remove(&mut self, piece: PieceIndex) -> bool {
+        if !self.has(piece) {
+            return false;
+        }
+        self.words[piece.0 as usize / 64] &= !(1 << (piece.0 % 64));
+        self.ones -= 1;
+        true
+    }
+
+    /// Pieces in the set.
+    pub(super) fn count(&self) -> u32 {
+        self.ones
+    }
+
+    /// True if every piece is in the set.
+    pub(super) fn full(&self) -> bool {
+        self.ones == self.len
+    }
+
+    /// Pieces that are in this set and not in the other.
+    pub(super) fn beyond(&self, other: &Self) -> u32 {
+        self.words.iter().zip(&other.words).map(|(a, b)| (a & !b).count_ones()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wire_form_has_the_high_bit_first_and_ignores_spare_bits() {
+        let bits = Bits::from_wire(&[0b1000_0001, 0b1111_1111], 10);
+        let set: Vec<u32> = (0..12).filter(|&i| bits.has(PieceIndex(i))).collect();
+        assert_eq!(set, [0, 7, 8, 9]);
+        assert_eq!(bits.count(), 4);
+        assert_eq!(bits.to_wire(), [0b1000_0001, 0b1100_0000]);
+    }
+
+    #[test]
+    fn sets_count_what_they_hold() {
+        let mut a = Bits::all(130);
+        assert!(a.full() && a.remove(PieceIndex(129)) && !a.remove(PieceIndex(129)) && !a.full());
+        let mut b = Bits::none(130);
+        assert!(b.insert(PieceIndex(0)) && !b.insert(PieceIndex(0)) && !b.insert(PieceIndex(130)));
+        assert_eq!((a.count(), b.count(), a.beyond(&b), b.beyond(&a)), (129, 1, 128, 0));
+        assert_eq!(Bits::from_wire(&a.to_wire(), 130), a);
+    }
+}

@@ -1,0 +1,199 @@
+//! Parked reads: what they wait for, when they fail, and when nobody can serve them.
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use super::readahead::StreamId;
+use super::timers::Timer;
+use super::{Effect, HandleId, ReadError, ReadId, Swarm};
+use crate::metainfo::PieceIndex;
+
+/// A read of what has had no source for a whole deadline fails after this time.
+const SHORT: Duration = Duration::from_secs(2);
+/// [`Effect::Starved`] is said again after this time.
+const STARVED_AGAIN: Duration = Duration::from_secs(5);
+/// And never sooner than this.
+const STARVED_MIN: Duration = Duration::from_secs(1);
+/// Reads that are looked at for starvation.
+const STARVED_READS: usize = 64;
+
+/// A read that waits.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub(super) handle: HandleId,
+    pub(super) bytes: Range<u64>,
+    pub(super) began: Instant,
+    pub(super) deadline: Instant,
+    /// Pieces that are not there.
+    pub(super) missing: u32,
+}
+
+/// Who wants a piece.
+#[derive(Debug, Default)]
+pub(super) struct Want {
+    /// Reads that overlap it, with their number in order of arrival. They stay until they are answered, so that they
+    /// wait again for a piece that is lost in between.
+    pub(super) reads: Vec<(u64, ReadId)>,
+    /// Streams whose window it is in, and when they will come to it.
+    pub(super) ahead: Vec<(StreamId, Instant)>,
+    /// Some connected peer has had it since it was wanted.
+    pub(super) sourced: bool,
+}
+
+impl Swarm {
+    /// A read that the cache could not answer.
+    pub(super) fn read(&mut self, now: Instant, id: ReadId, handle: HandleId, bytes: Range<u64>, deadline: Instant) {
+        if self.shutdown {
+            self.effects.push_back(Effect::ReadFailed(id, ReadError::Shutdown));
+            return;
+        }
+        if self.handles.get_mut(&handle).is_some_and(|h| h.failed(now, &bytes)) {
+            self.effects.push_back(Effect::ReadFailed(id, ReadError::NoSource));
+            return;
+        }
+        self.touch(now, handle, &bytes);
+        let pieces: Vec<PieceIndex> = self.geometry.pieces_of(bytes.clone()).collect();
+        let missing = pieces.iter().filter(|&&p| !self.have.has(p)).count();
+        if missing == 0 {
+            self.effects.push_back(Effect::ReadReady(id));
+            return;
+        }
+        self.arrivals += 1;
+        let missing = u32::try_from(missing).unwrap_or(u32::MAX);
+        self.reads.insert(id, Read { handle, bytes, began: now, deadline, missing });
+        for &piece in &pieces {
+            let sourced = self.wants.get(&piece).is_some_and(|w| w.sourced) || self.has_source(piece);
+            if sourced {
+                self.sourceless.remove(&piece);
+            }
+            let want = self.wants.entry(piece).or_default();
+            want.reads.push((self.arrivals, id));
+            want.sourced = sourced;
+            self.refile(now, piece);
+        }
+        self.arm_read(id);
+        if !self.keen {
+            self.peers.keys().copied().collect::<Vec<_>>().into_iter().for_each(|key| self.check_interest(key));
+        }
+        self.check_starved(now);
+    }
+
+    /// True if a connected peer has the piece.
+    pub(super) fn has_source(&self, piece: PieceIndex) -> bool {
+        self.peers.values().any(|p| p.has.has(piece))
+    }
+
+    /// Sets a read's timer: its deadline, or sooner if it needs what has had no source for long.
+    fn arm_read(&mut self, id: ReadId) {
+        let Some(read) = self.reads.get(&id) else { return };
+        let hopeless = self.sourceless_in(read);
+        let at = if hopeless { read.deadline.min(read.began + SHORT) } else { read.deadline };
+        self.timers.set(Timer::Read(id), at);
+    }
+
+    fn sourceless_in(&self, read: &Read) -> bool {
+        !self.sourceless.is_empty() && self.geometry.pieces_of(read.bytes.clone()).any(|p| self.sourceless.contains(&p))
+    }
+
+    /// A peer turned up that has this piece: reads that had lost hope get their whole time.
+    pub(super) fn sourced(&mut self, piece: PieceIndex) {
+        let known = self.wants.get_mut(&piece).is_none_or(|w| std::mem::replace(&mut w.sourced, true));
+        if self.sourceless.remove(&piece) || !known {
+            let reads = self.wants.get(&piece).map(|w| w.reads.clone()).unwrap_or_default();
+            reads.into_iter().for_each(|(_, id)| self.arm_read(id));
+        }
+    }
+
+    /// Takes a read out, answered or not.
+    pub(super) fn remove_read(&mut self, now: Instant, id: ReadId) -> Option<Read> {
+        let read = self.reads.remove(&id)?;
+        self.timers.clear(Timer::Read(id));
+        for piece in self.geometry.pieces_of(read.bytes.clone()) {
+            if let Some(want) = self.wants.get_mut(&piece) {
+                want.reads.retain(|&(_, r)| r != id);
+                self.unwant(now, piece);
+            }
+        }
+        Some(read)
+    }
+
+    /// Someone wants the piece no more: it is forgotten if nobody else does.
+    pub(super) fn unwant(&mut self, now: Instant, piece: PieceIndex) {
+        if self.wants.get(&piece).is_some_and(|w| w.reads.is_empty() && w.ahead.is_empty()) {
+            self.wants.remove(&piece);
+        }
+        self.refile(now, piece);
+    }
+
+    /// The timer of a read.
+    pub(super) fn read_due(&mut self, now: Instant, id: ReadId) {
+        let Some(read) = self.reads.get(&id) else { return };
+        let error = if read.deadline <= now { ReadError::Deadline } else { ReadError::NoSource };
+        let pieces = self.geometry.pieces_of(read.bytes.clone());
+        for piece in pieces.filter(|&p| !self.have.has(p)).collect::<Vec<_>>() {
+            if error == ReadError::Deadline && self.wants.get(&piece).is_some_and(|w| !w.sourced) {
+                self.sourceless.insert(piece);
+            }
+        }
+        let Some(read) = self.remove_read(now, id) else { return };
+        if let Some(handle) = self.handles.get_mut(&read.handle) {
+            handle.fail(now, read.bytes);
+        }
+        self.effects.push_back(Effect::ReadFailed(id, error));
+        self.check_starved(now);
+    }
+
+    /// A piece is there: reads that waited for nothing else are answered.
+    pub(super) fn serve_reads(&mut self, now: Instant, piece: PieceIndex) {
+        let waiting = self.wants.get(&piece).map(|w| w.reads.clone()).unwrap_or_default();
+        for (_, id) in waiting {
+            let Some(read) = self.reads.get_mut(&id) else { continue };
+            read.missing = read.missing.saturating_sub(1);
+            if read.missing == 0 {
+                self.remove_read(now, id);
+                self.effects.push_back(Effect::ReadReady(id));
+            }
+        }
+    }
+
+    /// A piece is there no more: reads that overlap it wait for it again.
+    pub(super) fn wait_again(&mut self, piece: PieceIndex) {
+        let waiting = self.wants.get(&piece).map(|w| w.reads.clone()).unwrap_or_default();
+        for (_, id) in waiting {
+            if let Some(read) = self.reads.get_mut(&id) {
+                read.missing += 1;
+            }
+        }
+    }
+
+    /// Says [`Effect::Starved`] if a read waits for a piece that no peer would serve now.
+    pub(super) fn check_starved(&mut self, now: Instant) {
+        let servable = |piece| self.peers.values().any(|p| !p.snubbed && p.serves(now, piece));
+        let starving = self.reads.values().take(STARVED_READS).any(|read| {
+            let pieces = self.geometry.pieces_of(read.bytes.clone());
+            pieces.into_iter().any(|p| !self.have.has(p) && !servable(p))
+        });
+        let changed = std::mem::replace(&mut self.starving, starving) != starving;
+        if !starving {
+            self.timers.clear(Timer::Starved);
+            return;
+        }
+        let pause = if changed { STARVED_MIN } else { STARVED_AGAIN };
+        if self.starved_at.is_none_or(|at| now >= at + pause) {
+            self.starved_at = Some(now);
+            self.effects.push_back(Effect::Starved);
+        }
+        self.timers.set(Timer::Starved, self.starved_at.unwrap_or(now) + STARVED_AGAIN);
+    }
+
+    /// The session ends.
+    pub(super) fn end(&mut self, now: Instant) {
+        self.shutdown = true;
+        let ids: Vec<ReadId> = self.reads.keys().copied().collect();
+        for id in ids {
+            self.remove_read(now, id);
+            self.effects.push_back(Effect::ReadFailed(id, ReadError::Shutdown));
+        }
+        self.timers.clear(Timer::Starved);
+    }
+}

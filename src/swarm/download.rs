@@ -1,0 +1,504 @@
+//! What is asked of whom: the blocks a peer is given when it has room, and what happens when requests come to nothing.
+
+use std::time::{Duration, Instant};
+
+use super::peer::{Asked, Peer};
+use super::pieces::Partial;
+use super::queue::Rank;
+use super::timers::Timer;
+use super::{CloseReason, PeerKey, Receipt, Swarm};
+use crate::metainfo::{BLOCK_LENGTH, Block, PieceIndex, Request};
+use crate::wire::Message;
+
+/// Bytes of a block.
+const BLOCK: u64 = BLOCK_LENGTH as u64;
+/// A request is late after this time where nothing has been measured yet.
+const UNMEASURED: Duration = Duration::from_secs(1);
+/// A peer that is done within this time takes waited-for blocks whatever the others could do.
+const SOON: u64 = 100_000;
+/// Blocks that an unmeasured peer takes of a waited-for piece.
+const TRIAL: usize = 4;
+/// The background takes this part of a pipeline, 0.5 s, while a file is open.
+const BACKGROUND_SHARE: usize = 4;
+/// Blocks never asked for that a peer may send.
+const UNSOLICITED: u32 = 5;
+/// Late blocks of the background that an idle peer takes at once.
+const ENDGAME: usize = 4;
+/// A piece that nobody wants any more is kept this long: its reader may try again.
+const IDLE: Duration = Duration::from_secs(30);
+/// Pieces of the queue that are looked at to find work for idle peers.
+const LOOK: usize = 256;
+
+impl Swarm {
+    /// Up to `most` blocks for a peer, as many as it has room for, in the order of work.
+    pub(super) fn pick(&mut self, now: Instant, key: PeerKey, most: usize) -> Vec<Block> {
+        let mut out = Vec::new();
+        let Some(peer) = self.peers.get(&key).filter(|p| p.useful > 0) else { return out };
+        let mut room = peer.room().min(most);
+        let idle = peer.out.is_empty();
+        let mut last = None;
+        let mut short = false;
+        while room > 0 {
+            let Some(peer) = self.peers.get(&key) else { break };
+            let Some(next) = self.queue.after(last).find(|&(_, piece)| peer.serves(now, piece)) else { break };
+            last = Some(next);
+            let (rank, piece) = next;
+            let most = match rank {
+                Rank::Read(_) => self.share(now, key, piece),
+                Rank::Ahead(due) => match peer.in_time(now, due).unwrap_or(room) {
+                    0 => self.share(now, key, piece),
+                    blocks => blocks,
+                },
+                Rank::Background => self.background_room(peer),
+            };
+            if most == 0 {
+                continue;
+            }
+            if !self.partials.contains_key(&piece) && (short || !self.begin(now, key, piece, rank, &mut short)) {
+                continue;
+            }
+            room -= self.take(now, key, piece, most.min(room), matches!(rank, Rank::Read(_)), &mut out);
+        }
+        room = room.min(self.peers.get(&key).map_or(0, |p| self.background_room(p)));
+        while room > 0 && !short && self.background() {
+            let Some(piece) = self.pick_background(now, key) else { break };
+            if !self.begin(now, key, piece, Rank::Background, &mut short) {
+                break;
+            }
+            room -= self.take(now, key, piece, room, false, &mut out);
+        }
+        if idle && out.is_empty() && room > 0 {
+            let late: Vec<PieceIndex> = self.late.iter().copied().take(LOOK).collect();
+            for piece in late {
+                if out.is_empty() && self.peers.get(&key).is_some_and(|p| p.serves(now, piece)) {
+                    self.take(now, key, piece, room.min(ENDGAME), true, &mut out);
+                }
+            }
+        }
+        if let Some(peer) = self.peers.get_mut(&key).filter(|p| !p.choking && p.room() == 0) {
+            peer.rate.limit();
+        }
+        out
+    }
+
+    /// Blocks of the background that a peer may be given: while a reader may come at any time, what it asks for must not
+    /// wait behind a full pipeline of them.
+    fn background_room(&self, peer: &Peer) -> usize {
+        let share = if self.handles.is_empty() { 1 } else { BACKGROUND_SHARE };
+        let (size, room) = (peer.pipeline.size() as usize, peer.room());
+        room.min((size / share).max(TRIAL).saturating_sub(peer.out.len()))
+    }
+
+    /// Begins a piece if there is credit for it and this peer is the one to ask. `short`: there is no credit.
+    fn begin(&mut self, now: Instant, key: PeerKey, piece: PieceIndex, rank: Rank, short: &mut bool) -> bool {
+        let mut solo = None;
+        if self.must_be_solo(piece) {
+            let Some(chosen) = self.choose_solo(now, piece) else { return false };
+            if chosen != key {
+                self.wake(chosen);
+                return false;
+            }
+            solo = Some((key, now));
+        }
+        if !self.reserve(now, piece, rank) {
+            *short = true;
+            return false;
+        }
+        self.attempts = self.attempts.wrapping_add(1);
+        let mut partial = Partial::new(self.geometry.blocks(piece), self.attempts);
+        partial.solo = solo;
+        self.partials.insert(piece, partial);
+        self.refile(now, piece);
+        self.arm_solo(now, piece);
+        true
+    }
+
+    /// The rarest piece of the background that is not begun and that this peer would serve.
+    fn pick_background(&mut self, now: Instant, key: PeerKey) -> Option<PieceIndex> {
+        let Self { picker, peers, have, evicted, partials, wants, failures, regions, rng, .. } = self;
+        let peer = peers.get(&key)?;
+        if peer.nothing_in == Some(picker.epoch()) {
+            return None;
+        }
+        let lacking = |piece: PieceIndex| {
+            !have.has(piece)
+                && !evicted.has(piece)
+                && !partials.contains_key(&piece)
+                && !wants.contains_key(&piece)
+                && !failures.contains_key(&piece)
+        };
+        let found = picker.pick(now, rng, regions, &lacking, &|piece| peer.serves(now, piece));
+        if found.is_none() {
+            let epoch = picker.epoch();
+            if let Some(peer) = peers.get_mut(&key) {
+                peer.nothing_in = Some(epoch);
+            }
+        }
+        found
+    }
+
+    /// How many blocks of a waited-for piece this peer should take: as many as it can deliver before the others that
+    /// serve the piece could have delivered all of them; a fair share, where nothing is known of it.
+    fn share(&self, now: Instant, key: PeerKey, piece: PieceIndex) -> usize {
+        let Some(peer) = self.peers.get(&key) else { return 0 };
+        let alone = self.partials.get(&piece).is_some_and(|p| p.solo.is_some());
+        if alone || (peer.eta(1).is_some_and(|eta| eta <= SOON) && !peer.stalled()) {
+            return usize::MAX;
+        }
+        let (mut others, mut rate, mut backlog) = (0, 0u64, 0);
+        for (_, p) in self.peers.iter().filter(|&(&k, p)| k != key && !p.stalled() && p.serves(now, piece)) {
+            others += 1;
+            if let Some(measured) = p.rate.get() {
+                rate += measured;
+                backlog += p.out.len() as u64 * BLOCK;
+            }
+        }
+        if others == 0 {
+            return usize::MAX;
+        }
+        if peer.stalled() {
+            return 0;
+        }
+        let Some(own) = peer.rate.get().filter(|_| rate > 0) else {
+            let fair = (self.geometry.blocks(piece) as usize).div_ceil(others + 1);
+            return if rate > 0 { fair.min(TRIAL) } else { fair }.saturating_sub(peer.out.len());
+        };
+        let blocks = self.geometry.blocks(piece);
+        let open = u64::from(self.partials.get(&piece).map_or(blocks, |p| p.open().max(1)));
+        let time = ((open * BLOCK + backlog).saturating_mul(1_000_000) / rate).max(SOON);
+        let blocks = time.saturating_mul(own) / 1_000_000 / BLOCK;
+        usize::try_from(blocks).unwrap_or(usize::MAX).saturating_sub(peer.out.len())
+    }
+
+    /// Gives a peer up to `most` blocks of a begun piece: open ones and, if `hedge`, those that are late elsewhere.
+    fn take(
+        &mut self,
+        now: Instant,
+        key: PeerKey,
+        piece: PieceIndex,
+        most: usize,
+        hedge: bool,
+        out: &mut Vec<Block>,
+    ) -> usize {
+        let (Some(partial), Some(peer)) = (self.partials.get_mut(&piece), self.peers.get_mut(&key)) else { return 0 };
+        if partial.solo.is_some_and(|(solo, _)| solo != key) {
+            return 0;
+        }
+        let (before, mut taken, mut late) = (partial.open(), 0, false);
+        while taken < most {
+            let open = partial.next_open();
+            let Some(index) = open.or_else(|| partial.next_late(key).filter(|_| hedge)) else { break };
+            late |= open.is_none();
+            let block = Block { piece, index };
+            partial.ask(index, key);
+            peer.ask(now, block);
+            out.push(block);
+            taken += 1;
+        }
+        if late || (before > 0 && partial.open() == 0) {
+            self.refile(now, piece);
+        }
+        taken
+    }
+
+    /// Wakes idle peers that have something to ask for, those that deliver soonest first, until the work is shared out.
+    /// Peers without room come by themselves when a block comes.
+    pub(super) fn wake_idle(&mut self, now: Instant) {
+        let background = self.background();
+        let mut blocks = 0;
+        for (_, piece) in self.queue.after(None).take(LOOK) {
+            blocks += match self.partials.get(&piece) {
+                Some(p) => (p.open() as usize).max(1),
+                None => self.geometry.blocks(piece) as usize,
+            };
+        }
+        let mut idle: Vec<(u64, PeerKey, usize)> = self
+            .peers
+            .iter()
+            .filter(|(_, p)| p.useful > 0 && !p.woken && p.room() > 0)
+            .map(|(&key, p)| (p.eta(1).unwrap_or(SOON), key, p.room()))
+            .collect();
+        idle.sort_unstable();
+        for (_, key, room) in idle {
+            let Some(peer) = self.peers.get(&key) else { continue };
+            let queued = blocks > 0 && self.queue.after(None).take(LOOK).any(|(_, p)| peer.serves(now, p));
+            let late = peer.out.is_empty() && self.late.iter().take(LOOK).any(|&p| peer.serves(now, p));
+            if queued {
+                // Of those that have not been measured each takes a small share.
+                let takes = if peer.rate.get().is_some() { room } else { 1 };
+                blocks -= takes.min(blocks);
+            }
+            if queued || late || (background && peer.nothing_in != Some(self.picker.epoch())) {
+                self.wake(key);
+            }
+        }
+    }
+
+    /// A block has come: its coordinates only. Says whether its bytes are of use. Poll effects afterwards.
+    pub fn receive(&mut self, now: Instant, peer: PeerKey, request: Request) -> Receipt {
+        self.now = now;
+        let receipt = self.judge(now, peer, request);
+        let length = u64::from(request.length);
+        self.totals.downloaded += length;
+        if receipt == Receipt::Drop {
+            self.totals.wasted += length;
+        }
+        self.settle(now);
+        receipt
+    }
+
+    fn judge(&mut self, now: Instant, key: PeerKey, request: Request) -> Receipt {
+        let Some(peer) = self.peers.get_mut(&key) else { return Receipt::Drop };
+        peer.last_heard = now;
+        peer.received += u64::from(request.length);
+        let asked = self.geometry.block(request).map(|block| (block, peer.take(now, block)));
+        let block = match asked {
+            Some((block, Some(asked))) => {
+                let took = now.saturating_duration_since(asked.sent);
+                peer.answers.add(took);
+                self.answers.add(took);
+                block
+            }
+            Some((block, None)) if peer.forget(block) => block,
+            _ => {
+                peer.unsolicited += 1;
+                if peer.unsolicited >= UNSOLICITED {
+                    self.close(now, key, CloseReason::Protocol("it sent blocks that were not asked for"));
+                }
+                return Receipt::Drop;
+            }
+        };
+        peer.last_block = now;
+        if std::mem::take(&mut peer.snubbed) {
+            peer.pipeline = super::rates::Pipeline::new();
+            self.work = true;
+        }
+        let grows = peer.rate.add(now, u64::from(request.length));
+        if peer.out.is_empty() {
+            peer.rate.pause(now);
+        }
+        peer.pipeline.block(&peer.rate, grows);
+        self.arm(key);
+        let Some(partial) = self.partials.get_mut(&block.piece) else { return Receipt::Drop };
+        match &mut partial.solo {
+            Some((solo, _)) if *solo != key => return Receipt::Drop,
+            Some((_, progress)) => *progress = now,
+            None => {}
+        }
+        let (open, late, attempt) = (partial.open(), partial.has_late(), partial.attempt);
+        let Some(losers) = partial.receive(block.index, key) else { return Receipt::Drop };
+        if (open > 0 && partial.open() == 0) || late != partial.has_late() {
+            self.refile(now, block.piece);
+        }
+        for loser in losers {
+            self.cancel(now, loser, block);
+        }
+        Receipt::Keep { attempt }
+    }
+
+    /// Tells a peer that a block is wanted no more.
+    pub(super) fn cancel(&mut self, now: Instant, key: PeerKey, block: Block) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        if let Some(asked) = peer.take(now, block) {
+            if asked.late {
+                peer.rate.disappoint(BLOCK, now.saturating_duration_since(asked.sent));
+            }
+            peer.remember(block);
+            peer.control.push_back(Message::Cancel(self.geometry.request(block)));
+            self.wake(key);
+        }
+    }
+
+    /// Requests to a peer that are void, each of them: the blocks go back to the picker.
+    fn void(&mut self, now: Instant, key: PeerKey, cancel: bool, which: &dyn Fn(usize, &Asked) -> bool) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let (mut void, mut kept) = (Vec::new(), std::collections::VecDeque::new());
+        for (at, asked) in peer.out.drain(..).enumerate() {
+            if which(at, &asked) { void.push(asked) } else { kept.push_back(asked) }
+        }
+        peer.out = kept;
+        if peer.out.is_empty() {
+            peer.rate.pause(now);
+        }
+        for asked in &void {
+            peer.remember(asked.block);
+            if cancel {
+                peer.control.push_back(Message::Cancel(self.geometry.request(asked.block)));
+            }
+        }
+        if cancel && !void.is_empty() {
+            self.wake(key);
+        }
+        for asked in void {
+            self.reopen(now, key, asked);
+        }
+    }
+
+    fn reopen(&mut self, now: Instant, key: PeerKey, asked: Asked) {
+        let Some(partial) = self.partials.get_mut(&asked.block.piece) else { return };
+        if partial.unask(asked.block.index, key, asked.late) {
+            self.refile(now, asked.block.piece);
+        }
+    }
+
+    /// The peer chokes us: its requests are void, but for pieces that it allows.
+    pub(super) fn choked(&mut self, now: Instant, key: PeerKey) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        if std::mem::replace(&mut peer.choking, true) {
+            return;
+        }
+        peer.pipeline = super::rates::Pipeline::new();
+        let allowed = if peer.fast { peer.allowed.clone() } else { std::collections::BTreeSet::new() };
+        self.void(now, key, false, &|_, asked| !allowed.contains(&asked.block.piece));
+        self.drop_solo(now, key);
+        self.check_starved(now);
+    }
+
+    /// The peer chokes us no more.
+    pub(super) fn unchoked(&mut self, now: Instant, key: PeerKey) {
+        if let Some(peer) = self.peers.get_mut(&key).filter(|p| p.choking) {
+            peer.choking = false;
+            self.work = true;
+            self.check_starved(now);
+        }
+    }
+
+    /// The peer will not answer a request (BEP 6).
+    pub(super) fn rejected(&mut self, now: Instant, key: PeerKey, request: Request) {
+        let Some(block) = self.geometry.block(request) else { return };
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let Some(asked) = peer.take(now, block) else {
+            peer.forget(block);
+            return;
+        };
+        peer.refuse(now, block.piece);
+        if let Some(until) = peer.refused.get(&block.piece).map(|r| r.until) {
+            self.arm_at(key, until);
+        }
+        self.reopen(now, key, asked);
+        self.drop_solo_of(now, key, block.piece);
+        self.check_starved(now);
+    }
+
+    /// The timer of a peer: what is late, given up, silent or idle.
+    pub(super) fn peer_due(&mut self, now: Instant, key: PeerKey) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.armed = None;
+        if now >= peer.last_heard + Peer::IDLE {
+            self.close(now, key, CloseReason::Idle);
+            return;
+        }
+        if now >= peer.last_sent + Peer::KEEP_ALIVE {
+            peer.last_sent = now;
+            peer.control.push_back(Message::KeepAlive);
+            self.wake(key);
+        }
+        self.void(now, key, true, &|_, asked| asked.sent + Peer::GIVE_UP <= now);
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let patience = peer.answers.patience().or_else(|| self.answers.patience()).unwrap_or(UNMEASURED);
+        let mut late = Vec::new();
+        for asked in peer.out.iter_mut().take_while(|a| a.sent + patience <= now).filter(|a| !a.late) {
+            asked.late = true;
+            late.push(asked.block);
+        }
+        if !peer.refused.is_empty() {
+            self.work = true;
+            // Kept a while after the time is over, so that the next refusal lasts longer.
+            peer.refused.retain(|_, r| r.until + Duration::from_secs(60) > now);
+        }
+        let snubs = !peer.out.is_empty() && !peer.snubbed && now >= peer.last_block + Peer::SNUB;
+        for block in late {
+            if self.partials.get_mut(&block.piece).is_some_and(|p| p.mark_late(block.index)) {
+                self.refile(now, block.piece);
+                self.work = true;
+            }
+        }
+        if snubs {
+            if let Some(peer) = self.peers.get_mut(&key) {
+                peer.snubbed = true;
+            }
+            self.drop_solo(now, key);
+            self.void(now, key, true, &|at, _| at > 0);
+            self.check_starved(now);
+        }
+        self.arm(key);
+    }
+
+    /// Sets a peer's timer for the next thing that may happen to it.
+    pub(super) fn arm(&mut self, key: PeerKey) {
+        let Some(peer) = self.peers.get(&key) else { return };
+        let mut at = (peer.last_heard + Peer::IDLE).min(peer.last_sent + Peer::KEEP_ALIVE);
+        if let Some(oldest) = peer.out.front() {
+            at = at.min(oldest.sent + Peer::GIVE_UP);
+            if !peer.snubbed {
+                at = at.min(peer.last_block + Peer::SNUB);
+            }
+        }
+        if let Some(asked) = peer.out.iter().find(|a| !a.late) {
+            let patience = peer.answers.patience().or_else(|| self.answers.patience()).unwrap_or(UNMEASURED);
+            at = at.min(asked.sent + patience);
+        }
+        if let Some(until) = peer.refused.values().map(|r| r.until).filter(|&u| u > self.now).min() {
+            at = at.min(until);
+        }
+        self.arm_at(key, at);
+    }
+
+    fn arm_at(&mut self, key: PeerKey, at: Instant) {
+        if let Some(peer) = self.peers.get_mut(&key).filter(|p| p.armed.is_none_or(|armed| at < armed)) {
+            peer.armed = Some(at);
+            self.timers.set(Timer::Peer(key), at);
+        }
+    }
+
+    /// Nobody wants an unfinished piece: its requests are cancelled, and it is kept for a while if anything came.
+    pub(super) fn abandon(&mut self, now: Instant, piece: PieceIndex) {
+        let Some(partial) = self.partials.get_mut(&piece) else { return };
+        if partial.received() == 0 {
+            self.discard(now, piece);
+            return;
+        }
+        for (index, key) in partial.requests() {
+            self.cancel_request(now, key, Block { piece, index });
+        }
+        self.timers.set(Timer::Piece(piece), now + IDLE);
+    }
+
+    fn cancel_request(&mut self, now: Instant, key: PeerKey, block: Block) {
+        let late = self.peers.get(&key).and_then(|p| p.out.iter().find(|a| a.block == block)).is_some_and(|a| a.late);
+        if let Some(partial) = self.partials.get_mut(&block.piece) {
+            partial.unask(block.index, key, late);
+        }
+        self.cancel(now, key, block);
+    }
+
+    /// Drops an unfinished piece.
+    pub(super) fn discard(&mut self, now: Instant, piece: PieceIndex) {
+        let Some(partial) = self.partials.remove(&piece) else { return };
+        for (index, key) in partial.requests() {
+            self.cancel(now, key, Block { piece, index });
+        }
+        self.timers.clear(Timer::Piece(piece));
+        self.release(piece);
+        if partial.received() > 0 {
+            self.totals.wasted += u64::from(partial.received()) * BLOCK;
+            // First of all: the piece may be begun anew while other effects wait.
+            self.effects.push_front(super::Effect::Discard { piece, attempt: partial.attempt });
+        }
+        self.picker.reset();
+        self.refile(now, piece);
+    }
+
+    /// The timer of a piece.
+    pub(super) fn piece_due(&mut self, now: Instant, piece: PieceIndex) {
+        self.solo_due(now, piece);
+        if let Some(idle) = self.partials.get(&piece).and_then(|p| p.idle) {
+            if now >= idle + IDLE {
+                self.discard(now, piece);
+            } else {
+                self.timers.set(Timer::Piece(piece), idle + IDLE);
+            }
+        }
+        self.refile(now, piece);
+    }
+}

@@ -1,0 +1,359 @@
+//! The state of one torrent, and the way of every input and timer to the file that deals with it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use super::bits::Bits;
+use super::demand::{Read, Want};
+use super::integrity::Failure;
+use super::memory::Memory;
+use super::peer::Peer;
+use super::picker::Picker;
+use super::pieces::Partial;
+use super::presence::News;
+use super::queue::{Queue, Rank};
+use super::rates::Answers;
+use super::readahead::{Handle, Trail};
+use super::timers::{Timer, Timers};
+use super::{Candidate, CloseReason, Effect, HandleId, Input, PeerKey, ReadId, Setup, Totals};
+use crate::config::Fill;
+use crate::metainfo::{Geometry, PieceIndex};
+
+/// We stay interested this long after the last close: a slot that is given up costs 15 to 30 s to get back.
+const KEEN: Duration = Duration::from_secs(60);
+/// The background rests this long after an eviction: what it fetches would only push out what is read.
+pub(super) const EVICTION_REST: Duration = Duration::from_secs(30);
+
+/// What one torrent decides; see the [module](super).
+#[derive(Debug)]
+pub struct Swarm {
+    pub(super) geometry: Geometry,
+    pub(super) files: Arc<[Range<u64>]>,
+    pub(super) fill: Fill,
+    pub(super) reqq: u32,
+    pub(super) info_hash: [u8; 20],
+    pub(super) rng: StdRng,
+    pub(super) now: Instant,
+
+    /// Pieces that are there, were ever verified, left the cache.
+    pub(super) have: Bits,
+    pub(super) ever: Bits,
+    pub(super) evicted: Bits,
+    pub(super) last_eviction: Option<Instant>,
+    pub(super) completed: bool,
+    /// Haves and dont-haves to tell, and the number of the first one.
+    pub(super) log: VecDeque<News>,
+    pub(super) log_start: u64,
+
+    pub(super) peers: BTreeMap<PeerKey, Peer>,
+    /// Of these peers, and of those that are gone and have blocks in unfinished pieces.
+    pub(super) addresses: BTreeMap<PeerKey, SocketAddr>,
+    pub(super) answers: Answers,
+    pub(super) picker: Picker,
+
+    pub(super) partials: BTreeMap<PieceIndex, Partial>,
+    /// Attempts at pieces so far.
+    pub(super) attempts: u32,
+    pub(super) wants: BTreeMap<PieceIndex, Want>,
+    pub(super) queue: Queue,
+    /// Pieces with blocks that are late everywhere.
+    pub(super) late: BTreeSet<PieceIndex>,
+    pub(super) failures: BTreeMap<PieceIndex, Failure>,
+    pub(super) memory: Memory,
+
+    pub(super) reads: BTreeMap<ReadId, Read>,
+    pub(super) arrivals: u64,
+    pub(super) sourceless: BTreeSet<PieceIndex>,
+    pub(super) starving: bool,
+    pub(super) starved_at: Option<Instant>,
+    pub(super) shutdown: bool,
+    pub(super) handles: BTreeMap<HandleId, Handle>,
+    pub(super) streams: u64,
+    pub(super) trail: Option<Trail>,
+    /// What the background fetches, in pieces.
+    pub(super) regions: Vec<Range<u32>>,
+    pub(super) keen_until: Option<Instant>,
+    pub(super) keen: bool,
+
+    pub(super) timers: Timers,
+    pub(super) effects: VecDeque<Effect>,
+    /// Something became askable: idle peers are to be woken.
+    pub(super) work: bool,
+    pub(super) totals: Totals,
+}
+
+impl Swarm {
+    /// A torrent with no peer and no reader.
+    #[must_use]
+    pub fn new(setup: Setup, now: Instant) -> Self {
+        let pieces = setup.geometry.pieces();
+        let have = if setup.complete { Bits::all(pieces) } else { Bits::none(pieces) };
+        let mut swarm = Self {
+            geometry: setup.geometry,
+            files: setup.files,
+            fill: setup.fill,
+            reqq: setup.reqq,
+            info_hash: setup.info_hash,
+            rng: StdRng::seed_from_u64(setup.seed),
+            now,
+            ever: have.clone(),
+            evicted: Bits::none(pieces),
+            last_eviction: None,
+            completed: setup.complete,
+            have,
+            log: VecDeque::new(),
+            log_start: 0,
+            peers: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            answers: Answers::default(),
+            picker: Picker::new(pieces),
+            partials: BTreeMap::new(),
+            attempts: 0,
+            wants: BTreeMap::new(),
+            queue: Queue::default(),
+            late: BTreeSet::new(),
+            failures: BTreeMap::new(),
+            memory: Memory::default(),
+            reads: BTreeMap::new(),
+            arrivals: 0,
+            sourceless: BTreeSet::new(),
+            starving: false,
+            starved_at: None,
+            shutdown: false,
+            handles: BTreeMap::new(),
+            streams: 0,
+            trail: None,
+            regions: Vec::new(),
+            keen_until: (setup.fill == Fill::Open).then(|| now + KEEN),
+            keen: false,
+            timers: Timers::default(),
+            effects: VecDeque::new(),
+            work: false,
+            totals: Totals { held: if setup.complete { setup.geometry.total() } else { 0 }, ..Totals::default() },
+        };
+        swarm.refresh_regions();
+        swarm.refresh_interest(now);
+        swarm
+    }
+
+    /// Takes news. Poll effects afterwards.
+    pub fn handle(&mut self, now: Instant, input: Input<'_>) {
+        self.now = now;
+        match input {
+            Input::Connected(connected) => self.connected(now, &connected),
+            Input::Extended(peer, handshake) => self.extended(now, peer, handshake),
+            Input::Message(peer, message) => self.message(now, peer, message),
+            Input::DontHave(peer, piece) => self.peer_lost(now, peer, piece),
+            Input::Disconnected(peer) => self.gone(now, peer),
+            Input::Unchoked(list) => self.unchoke(now, list),
+            Input::Open(handle, file) => self.open(now, handle, file),
+            Input::Read { id, handle, bytes, deadline } => self.read(now, id, handle, bytes, deadline),
+            Input::Hit(handle, bytes) => self.touch(now, handle, &bytes),
+            Input::Withdraw(id) => drop(self.remove_read(now, id)),
+            Input::Flush(handle) => self.flush(now, handle),
+            Input::Close(handle) => self.close_handle(now, handle),
+            Input::PieceVerified(piece) => self.verified(now, piece),
+            Input::PieceFailed(piece, digests) => self.failed(now, piece, digests),
+            Input::Digests(piece, digests) => self.compare(now, piece, digests),
+            Input::Evicted(piece) => self.evict(now, piece),
+            Input::Lost(piece) => self.lost(now, piece),
+            Input::Unserved(peer, request) => self.unserved(now, peer, request),
+            Input::Grant(bytes) => self.grant(bytes),
+            Input::Timeout => {}
+            Input::Shutdown => self.end(now),
+        }
+        while let Some(timer) = self.timers.pop(now) {
+            self.due(now, timer);
+        }
+        self.count_step();
+        self.settle(now);
+    }
+
+    fn due(&mut self, now: Instant, timer: Timer) {
+        match timer {
+            Timer::Read(id) => self.read_due(now, id),
+            Timer::Peer(peer) => self.peer_due(now, peer),
+            Timer::Piece(piece) => self.piece_due(now, piece),
+            Timer::Interest => self.refresh_interest(now),
+            Timer::News => self.wake_for_news(),
+            Timer::Starved => self.check_starved(now),
+            Timer::Memory => self.memory_due(now),
+            Timer::Trail => self.trail_due(now),
+        }
+    }
+
+    /// Memory is asked for or given back, and idle peers are woken if there is something new to ask for.
+    pub(super) fn settle(&mut self, now: Instant) {
+        self.balance(now);
+        if std::mem::take(&mut self.work) {
+            self.wake_idle(now);
+        }
+    }
+
+    /// What is to be done next; none if nothing is.
+    pub fn poll(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// When [`Input::Timeout`] is due; it may be now. None: not before something else happens.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Instant> {
+        if self.picker.jobs.is_empty() { self.timers.next() } else { Some(self.now) }
+    }
+
+    /// True if the piece is there.
+    #[must_use]
+    pub fn has(&self, piece: PieceIndex) -> bool {
+        self.have.has(piece)
+    }
+
+    /// Which attempt at a piece is under way, if one is.
+    #[must_use]
+    pub fn attempt(&self, piece: PieceIndex) -> Option<u32> {
+        self.partials.get(&piece).map(|partial| partial.attempt)
+    }
+
+    /// True if every piece is there.
+    #[must_use]
+    pub fn complete(&self) -> bool {
+        self.have.full()
+    }
+
+    /// Every peer as the rechoke sees it, in order of their keys.
+    #[must_use]
+    pub fn candidates(&self, _now: Instant) -> Vec<Candidate> {
+        let candidate = |(&peer, p): (&PeerKey, &Peer)| Candidate {
+            peer,
+            interested: p.interested,
+            unchoked: p.unchoked,
+            received: p.received,
+            sent: p.sent,
+            connected: p.connected,
+            snubbed: p.snubbed,
+            seed: p.seed(),
+        };
+        self.peers.iter().map(candidate).collect()
+    }
+
+    /// The figures of this torrent.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Totals {
+            peers: count(self.peers.len()),
+            seeds: self.picker.seeds(),
+            waiting: count(self.reads.len()),
+            ..self.totals
+        }
+    }
+
+    /// Bytes of a piece.
+    pub(super) fn length(&self, piece: PieceIndex) -> u64 {
+        u64::from(self.geometry.piece_length(piece))
+    }
+
+    /// The peer's task is to call [`Swarm::transmit`].
+    pub(super) fn wake(&mut self, key: PeerKey) {
+        if let Some(peer) = self.peers.get_mut(&key).filter(|p| !p.woken) {
+            peer.woken = true;
+            self.effects.push_back(Effect::Wake(key));
+        }
+    }
+
+    /// Closes a connection: it is gone from now on.
+    pub(super) fn close(&mut self, now: Instant, key: PeerKey, reason: CloseReason) {
+        if self.peers.contains_key(&key) {
+            self.effects.push_back(Effect::Close(key, reason));
+            self.gone(now, key);
+        }
+    }
+
+    /// How urgent a piece is now; none if nobody wants it.
+    pub(super) fn rank(&self, piece: PieceIndex) -> Option<Rank> {
+        if let Some(want) = self.wants.get(&piece) {
+            if let Some(arrival) = want.reads.iter().map(|&(arrival, _)| arrival).min() {
+                return Some(Rank::Read(arrival));
+            }
+            if let Some(due) = want.ahead.iter().map(|&(_, due)| due).min() {
+                return Some(Rank::Ahead(due));
+            }
+        }
+        (self.background() && !self.evicted.has(piece) && self.regions.iter().any(|r| r.contains(&piece.0)))
+            .then_some(Rank::Background)
+    }
+
+    /// True if the background is at work at all.
+    pub(super) fn background(&self) -> bool {
+        !self.regions.is_empty() && self.last_eviction.is_none_or(|at| self.now >= at + EVICTION_REST)
+    }
+
+    /// Puts a piece where it belongs in the queue; to be called whenever what it depends on has changed.
+    pub(super) fn refile(&mut self, now: Instant, piece: PieceIndex) {
+        let rank = if self.have.has(piece) { None } else { self.rank(piece) };
+        let filed = match (rank, self.partials.get(&piece)) {
+            (None, _) => None,
+            (Some(_), None) if self.resting(now, piece) => None,
+            // What the background begins comes from the picker, but for pieces that failed.
+            (Some(rank @ Rank::Background), None) => self.must_be_solo(piece).then_some((rank, 0)),
+            (Some(rank), None) => Some((rank, self.length(piece))),
+            (Some(rank), Some(p)) => {
+                (p.open() > 0 || (p.has_late() && matches!(rank, Rank::Read(_)))).then_some((rank, 0))
+            }
+        };
+        self.work |= filed.is_some();
+        self.queue.put(piece, filed);
+        let late = rank.is_some() && self.partials.get(&piece).is_some_and(Partial::has_late);
+        if late {
+            self.late.insert(piece)
+        } else {
+            self.late.remove(&piece)
+        };
+        if let Some(partial) = self.partials.get_mut(&piece) {
+            if rank.is_some() {
+                partial.idle = None;
+            } else if partial.idle.is_none() && !partial.complete() {
+                partial.idle = Some(now);
+                self.abandon(now, piece);
+            }
+        }
+    }
+
+    /// Decides anew whether we are interested in those who have what we lack.
+    pub(super) fn refresh_interest(&mut self, now: Instant) {
+        if self.keen_until.is_some_and(|until| until <= now) {
+            self.keen_until = None;
+        }
+        if let Some(until) = self.keen_until {
+            self.timers.set(Timer::Interest, until);
+        }
+        let keen = !self.handles.is_empty() || self.keen_until.is_some() || self.fill == Fill::All;
+        if std::mem::replace(&mut self.keen, keen) != keen {
+            let keys: Vec<PeerKey> = self.peers.keys().copied().collect();
+            keys.into_iter().for_each(|key| self.check_interest(key));
+        }
+    }
+
+    /// The last handle was closed.
+    pub(super) fn last_close(&mut self, now: Instant) {
+        self.keen_until = Some(now + KEEN);
+        self.refresh_interest(now);
+    }
+
+    /// True if we are interested in this peer.
+    pub(super) fn interested_in(&self, peer: &Peer) -> bool {
+        peer.useful > 0 && (self.keen || !self.wants.is_empty())
+    }
+
+    /// Wakes the peer if it has to be told of our interest or its end.
+    pub(super) fn check_interest(&mut self, key: PeerKey) {
+        if self.peers.get(&key).is_some_and(|p| self.interested_in(p) != p.said_interested) {
+            self.wake(key);
+        }
+    }
+}

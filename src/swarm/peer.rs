@@ -1,0 +1,276 @@
+//! What is known of one peer, and what it is to be sent.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::bits::Bits;
+use super::rates::{Answers, Pipeline, Rate};
+use crate::metainfo::{BLOCK_LENGTH, Block, PieceIndex, Request};
+use crate::wire::Message;
+
+/// What a peer has.
+#[derive(Debug)]
+pub(super) enum Has {
+    /// Nothing that we know of.
+    Nothing,
+    /// Some pieces.
+    Some(Bits),
+    /// Every piece: a seed holds no bitfield.
+    All,
+}
+
+impl Has {
+    /// True if it has this piece.
+    pub(super) fn has(&self, piece: PieceIndex) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Some(bits) => bits.has(piece),
+            Self::All => true,
+        }
+    }
+}
+
+/// A request that is out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) block: Block,
+    pub(super) sent: Instant,
+    pub(super) late: bool,
+}
+
+/// A piece that the peer rejected: not asked for until then, and how often that was.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Refused {
+    pub(super) until: Instant,
+    pub(super) times: u32,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) addr: SocketAddr,
+    pub(super) fast: bool,
+    pub(super) connected: Instant,
+    pub(super) last_heard: Instant,
+    pub(super) last_sent: Instant,
+    /// Armed for this instant in the swarm's timers.
+    pub(super) armed: Option<Instant>,
+
+    /// What it has, and how many of these we lack.
+    pub(super) has: Has,
+    pub(super) useful: u32,
+    /// Pieces below this one count in the availability.
+    pub(super) counted: u32,
+    /// It has said what it has: a bitfield is out of place from now on.
+    pub(super) told: bool,
+    pub(super) upload_only: bool,
+    pub(super) reqq: u32,
+    pub(super) donthave: Option<u8>,
+
+    /// It chokes us.
+    pub(super) choking: bool,
+    /// Pieces that we may ask for while choked (BEP 6).
+    pub(super) allowed: BTreeSet<PieceIndex>,
+    /// Requests that are out, oldest first.
+    pub(super) out: VecDeque<Asked>,
+    /// Blocks once asked for and void since: if one still comes it is no offence.
+    pub(super) past: VecDeque<Block>,
+    pub(super) refused: BTreeMap<PieceIndex, Refused>,
+    pub(super) pipeline: Pipeline,
+    pub(super) rate: Rate,
+    pub(super) answers: Answers,
+    /// When a block came last or, if later, when requests went out to a peer that had none.
+    pub(super) last_block: Instant,
+    pub(super) snubbed: bool,
+    pub(super) unsolicited: u32,
+    /// The background had nothing for it in this state of the picker.
+    pub(super) nothing_in: Option<u64>,
+
+    /// It is interested in us.
+    pub(super) interested: bool,
+    /// It has been told that we are interested.
+    pub(super) said_interested: bool,
+    /// Bitfield, have-all or have-none was sent.
+    pub(super) greeted: bool,
+    /// The node's decision, and what the peer was told.
+    pub(super) unchoked: bool,
+    pub(super) said_unchoked: bool,
+    pub(super) choked_at: Instant,
+    /// Its requests that we hold.
+    pub(super) queue: VecDeque<Request>,
+    /// The allowed-fast set we gave it, with the blocks served of each while choked.
+    pub(super) given: Option<BTreeMap<PieceIndex, u32>>,
+    pub(super) invalid: u32,
+    /// Messages that wait, in order.
+    pub(super) control: VecDeque<Message<'static>>,
+    /// Rejects among them.
+    pub(super) rejects: u32,
+    /// What it has been told of our log.
+    pub(super) news: u64,
+    pub(super) received: u64,
+    pub(super) sent: u64,
+    /// Keep-alives since `keep_alives_since`.
+    pub(super) keep_alives: u32,
+    pub(super) keep_alives_since: Instant,
+    /// A wake is on its way.
+    pub(super) woken: bool,
+}
+
+impl Peer {
+    /// Requests that a peer holds if it does not say (libtorrent's default for others).
+    const REQQ: u32 = 250;
+    /// Void requests that are remembered.
+    const PAST: usize = 1_000;
+    /// Time without a block, requests being out, after which a peer is snubbed.
+    pub(super) const SNUB: Duration = Duration::from_secs(5);
+    /// Time after which any request is given up.
+    pub(super) const GIVE_UP: Duration = Duration::from_secs(20);
+
+    pub(super) fn new(now: Instant, addr: SocketAddr, fast: bool, pieces: u32) -> Self {
+        Self {
+            addr,
+            fast,
+            connected: now,
+            last_heard: now,
+            last_sent: now,
+            armed: None,
+            has: Has::Nothing,
+            useful: 0,
+            counted: pieces,
+            told: false,
+            upload_only: false,
+            reqq: Self::REQQ,
+            donthave: None,
+            choking: true,
+            allowed: BTreeSet::new(),
+            out: VecDeque::new(),
+            past: VecDeque::new(),
+            refused: BTreeMap::new(),
+            pipeline: Pipeline::new(),
+            rate: Rate::default(),
+            answers: Answers::default(),
+            last_block: now,
+            snubbed: false,
+            unsolicited: 0,
+            nothing_in: None,
+            interested: false,
+            said_interested: false,
+            greeted: false,
+            unchoked: false,
+            said_unchoked: false,
+            choked_at: now,
+            queue: VecDeque::new(),
+            given: None,
+            invalid: 0,
+            control: VecDeque::new(),
+            rejects: 0,
+            news: 0,
+            received: 0,
+            sent: 0,
+            keep_alives: 0,
+            keep_alives_since: now,
+            woken: false,
+        }
+    }
+
+    /// True if it has every piece.
+    pub(super) fn seed(&self) -> bool {
+        match &self.has {
+            Has::All => true,
+            Has::Some(bits) => bits.full(),
+            Has::Nothing => false,
+        }
+    }
+
+    /// More requests that may go out now.
+    pub(super) fn room(&self) -> usize {
+        if self.choking && self.allowed.is_empty() {
+            return 0;
+        }
+        let size = if self.snubbed { 1 } else { self.pipeline.size().min(self.reqq) };
+        (size as usize).saturating_sub(self.out.len())
+    }
+
+    /// True if it would serve this piece: it has it, does not choke us (or allows this piece), and did not refuse it.
+    pub(super) fn serves(&self, now: Instant, piece: PieceIndex) -> bool {
+        self.has.has(piece)
+            && (!self.choking || self.allowed.contains(&piece))
+            && self.refused.get(&piece).is_none_or(|r| r.until <= now)
+    }
+
+    /// True if the oldest request is late: it should not be counted on now.
+    pub(super) fn stalled(&self) -> bool {
+        self.snubbed || self.out.front().is_some_and(|a| a.late)
+    }
+
+    /// Microseconds until `blocks` more would be here, going by its rate; none without a measurement.
+    pub(super) fn eta(&self, blocks: usize) -> Option<u64> {
+        let bytes = (self.out.len() + blocks) as u64 * u64::from(BLOCK_LENGTH);
+        Some(bytes.saturating_mul(1_000_000) / self.rate.get()?.max(1))
+    }
+
+    /// Blocks that would be here in half of the time until `due`, besides those that are out; none without a
+    /// measurement.
+    pub(super) fn in_time(&self, now: Instant, due: Instant) -> Option<usize> {
+        let micros = u64::try_from(due.saturating_duration_since(now).as_micros()).unwrap_or(u64::MAX) / 2;
+        let blocks = micros.saturating_mul(self.rate.get()?) / 1_000_000 / u64::from(BLOCK_LENGTH);
+        Some(usize::try_from(blocks).unwrap_or(usize::MAX).saturating_sub(self.out.len()))
+    }
+
+    /// A request goes out.
+    pub(super) fn ask(&mut self, now: Instant, block: Block) {
+        if self.out.is_empty() {
+            self.last_block = self.last_block.max(now);
+            self.rate.start(now);
+        }
+        self.out.push_back(Asked { block, sent: now, late: false });
+    }
+
+    /// Takes a request back, if it is out.
+    pub(super) fn take(&mut self, now: Instant, block: Block) -> Option<Asked> {
+        let at = self.out.iter().position(|a| a.block == block)?;
+        let asked = self.out.remove(at);
+        if self.out.is_empty() {
+            self.rate.pause(now);
+        }
+        asked
+    }
+
+    /// Remembers a request that is void.
+    pub(super) fn remember(&mut self, block: Block) {
+        if self.past.len() >= Self::PAST {
+            self.past.pop_front();
+        }
+        self.past.push_back(block);
+    }
+
+    /// Forgets a void request. True if there was one.
+    pub(super) fn forget(&mut self, block: Block) -> bool {
+        self.past.iter().position(|&b| b == block).and_then(|at| self.past.remove(at)).is_some()
+    }
+
+    /// The peer rejected a block of this piece while we may ask for it.
+    pub(super) fn refuse(&mut self, now: Instant, piece: PieceIndex) {
+        let refused = self.refused.entry(piece).or_insert(Refused { until: now, times: 0 });
+        if refused.until <= now {
+            let wait = Duration::from_secs(1 << refused.times.min(5)).min(Duration::from_secs(30));
+            *refused = Refused { until: now + wait, times: refused.times + 1 };
+        }
+    }
+
+    /// A reject waits to be sent. A peer that asks without end and does not read is left without an answer.
+    pub(super) fn reject(&mut self, request: Request) {
+        if self.fast && self.rejects < 2_000 {
+            self.rejects += 1;
+            self.control.push_back(Message::Reject(request));
+        }
+    }
+}
+
+impl Peer {
+    /// A connection that says nothing for this long is closed.
+    pub(super) const IDLE: Duration = Duration::from_secs(120);
+    /// We say something at least this often.
+    pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(60);
+}

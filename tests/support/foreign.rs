@@ -1,0 +1,269 @@
+//! Other people's programs: opentracker, libtorrent (through `lt.py`), Transmission and aria2.
+//!
+//! They talk in a `Lab`: a network namespace of the test's own, whose loopback device holds 10.77.0.0/16. Transmission
+//! dials no 127.x address, and nothing that these programs do can leave the lab.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use super::dataset::Dataset;
+use super::process::{Running, output, succeed};
+use super::torrent::Torrent;
+use super::wait_until;
+
+/// Longer than any whole test here should take.
+const LIFE: Duration = Duration::from_secs(900);
+
+/// A network of the test's own; it ends with the thread and the processes in it.
+pub(crate) struct Lab {
+    next: std::cell::Cell<u16>,
+    pub(crate) dir: tempfile::TempDir,
+}
+
+impl Lab {
+    /// Moves this thread, and what it starts from now on, into a new network. Needs root.
+    #[track_caller]
+    pub(crate) fn enter() -> Self {
+        // SAFETY: only the network namespace changes, which no memory depends on.
+        unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
+            .expect("a network namespace of our own: this test needs root");
+        let ip = |args: &[&str]| succeed(Command::new("ip").args(args), Duration::from_secs(5));
+        ip(&["link", "set", "lo", "up"]);
+        ip(&["address", "add", "10.77.0.1/16", "dev", "lo"]);
+        let dir = tempfile::Builder::new().prefix("swarmfs-lab-").tempdir_in(env!("CARGO_TARGET_TMPDIR"));
+        let dir = dir.expect("a directory");
+        std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).expect("its mode");
+        Self { next: std::cell::Cell::new(2), dir }
+    }
+
+    /// An address that nobody else in the lab has.
+    pub(crate) fn address(&self) -> SocketAddr {
+        let number = self.next.replace(self.next.get() + 1);
+        let [high, low] = number.to_be_bytes();
+        SocketAddr::from((Ipv4Addr::new(10, 77, high, low), 6881))
+    }
+
+    /// A new directory.
+    pub(crate) fn subdir(&self, name: &str) -> PathBuf {
+        let path = self.dir.path().join(name);
+        std::fs::create_dir(&path).expect("a directory");
+        path
+    }
+
+    fn log(&self, name: &str) -> PathBuf {
+        self.dir.path().join(format!("{name}.log"))
+    }
+}
+
+/// The torrent of a dataset as libtorrent makes it.
+#[track_caller]
+pub(crate) fn torrent_by_libtorrent(dataset: &Dataset, piece_kib: u64) -> Torrent {
+    let path = dataset.parent.join(format!("info-{piece_kib}"));
+    if !path.exists() {
+        let fresh = dataset.parent.join(format!("info-{piece_kib}.{}", std::process::id()));
+        let mut make = libtorrent();
+        make.arg("make").arg(dataset.root()).arg(&fresh).arg(piece_kib.to_string());
+        succeed(&mut make, Duration::from_secs(120));
+        std::fs::rename(&fresh, &path).expect("the info dictionary in place");
+    }
+    let info = std::fs::read(&path).expect("the info dictionary");
+    Torrent::from_info(&dataset.name, info, piece_kib << 10, dataset.length())
+}
+
+/// `lt.py` under the Python that has libtorrent: `SWARMFS_TEST_PYTHON`, which tests/run sets, or python3.
+fn libtorrent() -> Command {
+    let python = std::env::var_os("SWARMFS_TEST_PYTHON").unwrap_or_else(|| "python3".into());
+    let mut command = Command::new(python);
+    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/lt.py"));
+    command
+}
+
+/// opentracker (Debian's build, which knows only the torrents on its list).
+pub(crate) struct OpenTracker {
+    pub(crate) address: SocketAddr,
+    _process: Running,
+}
+
+impl OpenTracker {
+    #[track_caller]
+    pub(crate) fn start(lab: &Lab, torrents: &[&Torrent]) -> Self {
+        let address = SocketAddr::from((lab.address().ip(), 6969));
+        let dir = lab.subdir("opentracker");
+        std::fs::set_permissions(&dir, PermissionsExt::from_mode(0o755)).expect("its mode");
+        let list: String = torrents.iter().map(|torrent| torrent.hex() + "\n").collect();
+        std::fs::write(dir.join("wl.txt"), list).expect("the whitelist");
+        let mut command = Command::new("opentracker");
+        command.args(["-i", &address.ip().to_string(), "-p", "6969", "-P", "6969", "-d"]);
+        command.arg(&dir).args(["-u", "nobody", "-w", "/wl.txt"]);
+        // It becomes the user nobody, and so loses the parent-death signal.
+        let process = Running::spawn_held("opentracker", &command, &lab.log("opentracker"), LIFE);
+        wait_until(Duration::from_secs(5), "opentracker answers", || TcpStream::connect(address).is_ok());
+        Self { address, _process: process }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}/announce", self.address)
+    }
+
+    /// (seeds, leechers) by its own count.
+    pub(crate) fn scrape(&self, torrent: &Torrent) -> Option<(u64, u64)> {
+        let query: String = torrent.info_hash.iter().map(|byte| format!("%{byte:02x}")).collect();
+        let mut stream = TcpStream::connect(self.address).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+        write!(stream, "GET /scrape?info_hash={query} HTTP/1.0\r\nHost: t\r\n\r\n").ok()?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).ok()?;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let number = |key: &str| answer.split_once(key)?.1.split_once('e')?.0.parse().ok();
+        Some((number("8:completei")?, number("10:incompletei")?))
+    }
+
+    #[track_caller]
+    pub(crate) fn wait_for_seeds(&self, torrent: &Torrent, seeds: u64) {
+        wait_until(Duration::from_secs(60), "the tracker knows the seeds", || {
+            self.scrape(torrent).is_some_and(|(complete, _)| complete >= seeds)
+        });
+    }
+}
+
+/// A libtorrent session with one torrent.
+pub(crate) struct LibTorrent {
+    pub(crate) process: Running,
+    pub(crate) address: SocketAddr,
+    status: PathBuf,
+}
+
+impl LibTorrent {
+    /// Seeds `data`; at most `rate` bytes per second, 0 for no limit.
+    #[track_caller]
+    pub(crate) fn seed(lab: &Lab, torrent: &Path, data: &Path, rate: u64) -> Self {
+        Self::start(lab, "seed", torrent, data, &[rate.to_string()])
+    }
+
+    /// Downloads into `dir`; the process ends with success when all of it is there.
+    #[track_caller]
+    pub(crate) fn leech(lab: &Lab, torrent: &Path, dir: &Path) -> Self {
+        Self::start(lab, "leech", torrent, dir, &[])
+    }
+
+    /// As `leech`, from these peers only.
+    #[track_caller]
+    pub(crate) fn leech_from(lab: &Lab, torrent: &Path, dir: &Path, peers: &[SocketAddr]) -> Self {
+        let peers: Vec<String> = peers.iter().map(SocketAddr::to_string).collect();
+        Self::start(lab, "leech", torrent, dir, &peers)
+    }
+
+    fn start(lab: &Lab, verb: &str, torrent: &Path, dir: &Path, more: &[String]) -> Self {
+        let address = lab.address();
+        let name = format!("libtorrent-{verb}-{}", address.ip());
+        let status = lab.dir.path().join(format!("{name}.json"));
+        let mut command = libtorrent();
+        command.arg(verb).arg(torrent).arg(dir).arg(address.to_string()).arg(&status).args(more);
+        let process = Running::spawn(&name, command, &lab.log(&name), LIFE);
+        Self { process, address, status }
+    }
+
+    fn number(&self, key: &str) -> f64 {
+        let text = std::fs::read(&self.status).unwrap_or_default();
+        let status: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+        status[key].as_f64().unwrap_or(0.0)
+    }
+
+    /// Payload bytes that it has sent.
+    pub(crate) fn uploaded(&self) -> f64 {
+        self.number("uploaded")
+    }
+
+    /// The share that it has, 0 to 1.
+    pub(crate) fn done(&self) -> f64 {
+        self.number("done")
+    }
+}
+
+/// transmission-daemon with one torrent.
+pub(crate) struct Transmission {
+    pub(crate) process: Running,
+    pub(crate) address: SocketAddr,
+    rpc: String,
+}
+
+impl Transmission {
+    /// Starts it on `dir`: what is there already is verified and seeded, the rest is downloaded.
+    #[track_caller]
+    pub(crate) fn start(lab: &Lab, torrent: &Path, dir: &Path) -> Self {
+        let address = lab.address();
+        let config = lab.subdir(&format!("transmission-{}", address.ip()));
+        let rpc = format!("{}:9091", address.ip());
+        let settings = serde_json::json!({
+            "bind-address-ipv4": address.ip().to_string(), "peer-port": address.port(),
+            "peer-port-random-on-start": false, "rpc-bind-address": address.ip().to_string(), "rpc-port": 9091,
+            "rpc-whitelist-enabled": false, "rpc-host-whitelist-enabled": false, "rpc-authentication-required": false,
+            "dht-enabled": false, "lpd-enabled": false, "pex-enabled": false, "utp-enabled": false,
+            "port-forwarding-enabled": false, "preallocation": 0, "download-dir": dir, "start-added-torrents": true,
+            "upload-slots-per-torrent": 16, "watch-dir-enabled": false, "message-level": 2,
+        });
+        std::fs::write(config.join("settings.json"), settings.to_string()).expect("its settings");
+        let mut command = Command::new("transmission-daemon");
+        command.args(["-f", "--log-info", "-g"]).arg(&config);
+        let name = format!("transmission-{}", address.ip());
+        let process = Running::spawn(&name, command, &lab.log(&name), LIFE);
+        let this = Self { process, address, rpc };
+        wait_until(Duration::from_secs(15), "Transmission answers", || this.remote(&["-si"]).is_some());
+        let torrent = torrent.to_str().expect("a UTF-8 path");
+        let added = this.remote(&["-a", torrent, "-w", dir.to_str().expect("a UTF-8 path")]);
+        assert!(added.as_deref().is_some_and(|text| text.contains("success")), "Transmission refuses: {added:?}");
+        this
+    }
+
+    fn remote(&self, args: &[&str]) -> Option<String> {
+        let mut command = Command::new("transmission-remote");
+        let answer = output(command.arg(&self.rpc).args(args), Duration::from_secs(10));
+        answer.status.success().then(|| String::from_utf8_lossy(&answer.stdout).into_owned())
+    }
+
+    /// True when it has and has verified everything.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.remote(&["-t", "1", "-i"]).is_some_and(|text| {
+            text.contains("Percent Done: 100%") && !text.contains("State: Verifying") && !text.contains("Will Verify")
+        })
+    }
+
+    /// What it says of its torrent, for messages.
+    pub(crate) fn info(&self) -> String {
+        self.remote(&["-t", "1", "-i"]).unwrap_or_default() + &self.remote(&["-t", "1", "-ip"]).unwrap_or_default()
+    }
+
+    /// Payload bytes that it has sent, rounded as it prints them: 0 when nothing was.
+    pub(crate) fn has_uploaded(&self) -> bool {
+        let info = self.info();
+        let line = info.lines().find_map(|line| line.trim().strip_prefix("Uploaded: ").map(str::to_owned));
+        line.is_some_and(|size| size != "None" && !size.starts_with("0 "))
+    }
+}
+
+/// aria2 as a leecher: the process ends with success when all of it is there.
+#[track_caller]
+pub(crate) fn aria2(lab: &Lab, torrent: &Path, dir: &Path) -> Running {
+    let address = lab.address();
+    let mut command = Command::new("aria2c");
+    command.args(["--seed-time=0", "--enable-dht=false", "--enable-dht6=false", "--bt-enable-lpd=false"]);
+    command.args(["--enable-peer-exchange=false", "--file-allocation=none", "--summary-interval=0", "--no-conf"]);
+    command.args(["--console-log-level=warn", "--check-certificate=false"]);
+    command.arg(format!("--interface={}", address.ip())).arg(format!("--listen-port={}", address.port()));
+    command.arg("-d").arg(dir).arg(torrent);
+    Running::spawn("aria2", command, &lab.log(&format!("aria2-{}", address.ip())), LIFE)
+}
+
+/// `swarmfs seed` of a dataset.
+#[track_caller]
+pub(crate) fn swarmfs_seed(lab: &Lab, torrent: &Path, data: &Path) -> (Running, SocketAddr) {
+    let address = lab.address();
+    let mut command = super::process::swarmfs();
+    command.arg("seed").arg(torrent).arg("--data").arg(data).args(["--listen", &address.to_string()]);
+    command.args(["-v", "--no-dht", "--no-lsd"]);
+    (Running::spawn("swarmfs seed", command, &lab.log(&format!("seed-{}", address.ip())), LIFE), address)
+}

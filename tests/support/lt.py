@@ -1,0 +1,81 @@
+#!/usr/bin/env python3
+"""libtorrent as a program for the tests: no DHT, LSD, UPnP, NAT-PMP or uTP, one address per process.
+
+make PATH INFO PIECE_KIB                        writes the bencoded v1 info dictionary of PATH to INFO
+seed TORRENT DIR ADDR:PORT STATUS [RATE]        serves DIR, uploads at most RATE bytes per second
+leech TORRENT DIR ADDR:PORT STATUS [PEER...]    downloads to DIR, exits 0 when all of it is there
+
+STATUS is a JSON file, replaced as things change: done (0..1), uploaded, downloaded, peers, state.
+"""
+import json
+import os
+import sys
+import time
+
+import libtorrent as lt
+
+
+def make(path, info, piece_kib):
+    storage = lt.file_storage()
+    lt.add_files(storage, path)
+    torrent = lt.create_torrent(storage, int(piece_kib) * 1024, flags=lt.create_torrent.v1_only)
+    lt.set_piece_hashes(torrent, os.path.dirname(os.path.abspath(path)))
+    with open(info, 'wb') as out:
+        out.write(lt.bencode(torrent.generate()[b'info']))
+
+
+def start(torrent, directory, address, seeding, rate=0):
+    session = lt.session({
+        'listen_interfaces': address, 'outgoing_interfaces': address.rsplit(':', 1)[0],
+        'enable_dht': False, 'enable_lsd': False, 'enable_upnp': False, 'enable_natpmp': False,
+        'enable_incoming_utp': False, 'enable_outgoing_utp': False, 'ssrf_mitigation': False,
+        'allow_multiple_connections_per_ip': True, 'rate_limit_ip_overhead': False, 'unchoke_slots_limit': 16,
+        'tick_interval': 50, 'max_out_request_queue': 1000, 'alert_mask': lt.alert.category_t.error_notification,
+        'upload_rate_limit': rate})
+    if rate:
+        # Local peers are exempt from limits unless they are in the global class.
+        everyone = lt.ip_filter()
+        everyone.add_rule('0.0.0.0', '255.255.255.255', 1)
+        session.set_peer_class_filter(everyone)
+    params = lt.add_torrent_params()
+    params.ti = lt.torrent_info(torrent)
+    params.save_path = directory
+    if seeding:
+        params.flags |= lt.torrent_flags.seed_mode
+    return session, session.add_torrent(params)
+
+
+def report(session, handle, path):
+    for alert in session.pop_alerts():
+        print(alert, file=sys.stderr, flush=True)
+    s = handle.status()
+    text = json.dumps({'done': s.progress, 'uploaded': s.total_payload_upload, 'downloaded': s.total_payload_download,
+                       'peers': s.num_peers, 'state': str(s.state)})
+    with open(path + '.new', 'w') as out:
+        out.write(text)
+    os.replace(path + '.new', path)
+    return s.is_seeding
+
+
+def main():
+    verb, *rest = sys.argv[1:]
+    if verb == 'make':
+        return make(*rest)
+    torrent, directory, address, status, *more = rest
+    if verb == 'seed':
+        session, handle = start(torrent, directory, address, True, int(more[0]) if more else 0)
+        while True:
+            report(session, handle, status)
+            time.sleep(0.05)
+    session, handle = start(torrent, directory, address, False)
+    for peer in more:
+        ip, port = peer.rsplit(':', 1)
+        handle.connect_peer((ip, int(port)))
+    while not report(session, handle, status):
+        time.sleep(0.05)
+    session.remove_torrent(handle)
+    del handle, session
+
+
+if __name__ == '__main__':
+    main()
