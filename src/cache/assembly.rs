@@ -1,245 +1,323 @@
-//! A piece on its way: blocks come in any order, the contiguous beginning is hashed as it grows, and the last block
-//! makes it a [`Verified`] piece or shows that it is wrong.
+//! A piece that comes in blocks, in any order and from any peer's task. A block that continues the hashed prefix is
+//! hashed as it arrives, while it is in the processor's cache; blocks that came early are hashed when the gap before
+//! them closes. So the last block leaves little to do, and the verdict is there at once.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sha1::{Digest, Sha1};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
-use super::verified::{Buffer, Bytes, Pool, Verified, digests};
+use super::place::{Place, Pool, Store};
+use super::verified::{Verified, digests};
 use crate::metainfo::BLOCK_LENGTH;
 use crate::swarm::BlockDigest;
 
-/// Hashing more than this at once (1 ms) is announced to the runtime, so that other tasks move to another thread.
-const LONG: u32 = 1 << 20;
+/// Hashing more than this at once (about 1 ms) tells the runtime, so that other tasks leave this thread.
+const HEAVY: u32 = 1 << 20;
 
-/// Where a piece is put together.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// In memory.
-    Memory,
-    /// In an unlinked temporary file in this directory.
-    TempFile(PathBuf),
-}
-
-/// What a block has made of its piece.
+/// What became of a block.
 #[derive(Debug)]
 pub enum Filled {
-    /// More blocks are missing.
+    /// The piece lacks blocks. A block that is there already is ignored and says this too.
     More,
-    /// All are there and the hash is right.
+    /// It was the last block, and the piece passed its hash.
     Done(Verified),
-    /// All are there and the hash is wrong; SHA-1 of every block in order.
+    /// It was the last block, and the piece failed its hash: the digest of every block in order.
     Failed(Vec<BlockDigest>),
-    /// The block is there already, or the piece is complete.
+    /// The piece was done, failed or given up before: the bytes were dropped.
     Stale,
 }
 
-/// A piece on its way.
+/// A piece that is being assembled. Shared by the tasks of all peers that send its blocks.
 #[derive(Debug)]
 pub struct PieceBuf {
     length: u32,
     expected: [u8; 20],
-    /// None once complete.
-    state: Mutex<Option<State>>,
+    state: Mutex<Option<Assembly>>,
 }
 
 #[derive(Debug)]
-struct State {
-    bytes: Bytes,
-    have: Vec<bool>,
-    missing: u32,
-    /// Blocks that are hashed.
+struct Assembly {
+    length: u32,
+    store: Store,
+    have: Box<[bool]>,
+    missing: usize,
+    /// Bytes of the prefix that `hasher` has seen; ends at a block's end.
     hashed: u32,
-    sha1: Sha1,
+    hasher: Sha1,
 }
 
 impl PieceBuf {
-    /// An empty piece of `length` bytes whose SHA-1 must be `expected`.
+    /// An empty piece of `length` bytes whose SHA-1 is to be `expected`.
     ///
     /// # Errors
-    /// The temporary file's.
-    pub fn new(length: u32, expected: [u8; 20], place: Place, pool: &Arc<Pool>) -> io::Result<Self> {
-        let bytes = match place {
-            Place::Memory => Bytes::Memory(Buffer { bytes: pool.take(length as usize), pool: Arc::clone(pool) }),
-            Place::TempFile(dir) => Bytes::File(temporary(&dir)?),
+    /// `InvalidInput` if `length` is 0; whatever keeps a temporary file from being made.
+    pub fn new(length: u32, expected: [u8; 20], place: &Place, pool: &Arc<Pool>) -> io::Result<Self> {
+        if length == 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a piece of no bytes"));
+        }
+        let missing = length.div_ceil(BLOCK_LENGTH) as usize;
+        let assembly = Assembly {
+            length,
+            store: Store::new(length, place, pool)?,
+            have: vec![false; missing].into(),
+            missing,
+            hashed: 0,
+            hasher: Sha1::new(),
         };
-        let blocks = length.div_ceil(BLOCK_LENGTH);
-        let state =
-            State { bytes, have: vec![false; blocks as usize], missing: blocks, hashed: 0, sha1: Sha1::default() };
-        Ok(Self { length, expected, state: Mutex::new(Some(state)) })
+        Ok(Self { length, expected, state: Mutex::new(Some(assembly)) })
     }
 
-    /// Puts in the block that begins at `begin`.
+    /// Length of the piece, bytes.
+    #[must_use]
+    pub fn length(&self) -> u32 {
+        self.length
+    }
+
+    /// Takes the block at `begin`: one copy, and the hash of what has become contiguous.
     ///
     /// # Errors
-    /// `InvalidInput` if it is no block of this piece; the temporary file's.
+    /// `InvalidInput` if `begin` and the length of `data` are not exactly one block of this piece; nothing has changed
+    /// then. Any other error is the temporary file's: the assembly is given up, and every later block is
+    /// [`Filled::Stale`].
     pub fn fill(&self, begin: u32, data: &[u8]) -> io::Result<Filled> {
-        let whole = begin % BLOCK_LENGTH == 0
-            && begin < self.length
-            && data.len() == (self.length - begin).min(BLOCK_LENGTH) as usize;
-        if !whole {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a block of this piece"));
+        let block = self.block(begin, data).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidInput, format!("{} bytes at {begin} are not a block", data.len()))
+        })?;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(assembly) = state.as_mut() else { return Ok(Filled::Stale) };
+        match assembly.fill(block, begin, data) {
+            Ok(false) => Ok(Filled::More),
+            Ok(true) => {
+                let Some(Assembly { store, hasher, .. }) = state.take() else { return Ok(Filled::Stale) };
+                drop(state);
+                if hasher.finalize().as_slice() == self.expected {
+                    Ok(Filled::Done(Verified::new(store, self.length)))
+                } else {
+                    Ok(Filled::Failed(digests(&store, self.length)?))
+                }
+            }
+            Err(error) => {
+                *state = None;
+                Err(error)
+            }
         }
-        let block = begin / BLOCK_LENGTH;
-        let mut slot = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(state) = slot.as_mut().filter(|s| !s.have[block as usize]) else { return Ok(Filled::Stale) };
-        match &mut state.bytes {
-            Bytes::Memory(buffer) => buffer.bytes[begin as usize..][..data.len()].copy_from_slice(data),
-            Bytes::File(file) => file.write_all_at(data, begin.into())?,
-        }
-        state.have[block as usize] = true;
-        state.missing -= 1;
-        if state.hashed == block {
-            state.sha1.update(data);
-            state.hashed += 1;
-            let ready = state.have[state.hashed as usize..].iter().take_while(|h| **h).count();
-            state.hash(u32::try_from(ready).unwrap_or(0), self.length)?;
-        }
-        if state.missing > 0 {
-            return Ok(Filled::More);
-        }
-        let Some(State { bytes, sha1, .. }) = slot.take() else { return Ok(Filled::Stale) };
-        if <[u8; 20]>::from(sha1.finalize()) == self.expected {
-            Ok(Filled::Done(Verified::new(self.length, bytes)))
-        } else {
-            digests(&bytes, self.length).map(Filled::Failed)
-        }
+    }
+
+    /// The index of the block that lies at `begin` and is as long as `data`.
+    fn block(&self, begin: u32, data: &[u8]) -> Option<usize> {
+        let left = self.length.checked_sub(begin)?;
+        let exact = left.min(BLOCK_LENGTH) as usize == data.len() && !data.is_empty();
+        (begin.is_multiple_of(BLOCK_LENGTH) && exact).then_some((begin / BLOCK_LENGTH) as usize)
     }
 }
 
-impl State {
-    /// Hashes the next `count` blocks, which are there.
-    fn hash(&mut self, count: u32, length: u32) -> io::Result<()> {
-        let from = self.hashed * BLOCK_LENGTH;
-        let to = ((self.hashed + count) * BLOCK_LENGTH).min(length);
-        if from >= to {
+impl Assembly {
+    /// True if the piece is whole and hashed.
+    fn fill(&mut self, block: usize, begin: u32, data: &[u8]) -> io::Result<bool> {
+        match self.have.get_mut(block) {
+            Some(have) if !*have => *have = true,
+            _ => return Ok(false),
+        }
+        self.store.write_at(begin, data)?;
+        self.missing -= 1;
+        if begin == self.hashed {
+            self.hasher.update(data);
+            self.hashed = begin.saturating_add(u32::try_from(data.len()).unwrap_or(u32::MAX));
+            self.catch_up(block + 1, begin.saturating_add(BLOCK_LENGTH))?;
+        }
+        Ok(self.missing == 0)
+    }
+
+    /// Hashes the run of blocks that begins at the end of the prefix.
+    fn catch_up(&mut self, next: usize, start: u32) -> io::Result<()> {
+        let run = self.have.iter().skip(next).take_while(|have| **have).count();
+        if run == 0 {
             return Ok(());
         }
-        let Self { bytes, sha1, .. } = self;
-        let mut work = || match bytes {
-            Bytes::Memory(buffer) => {
-                sha1.update(&buffer.bytes[from as usize..to as usize]);
-                Ok(())
-            }
-            Bytes::File(file) => {
-                let mut part = vec![0; (to - from).min(LONG) as usize];
-                for at in (from..to).step_by(LONG as usize) {
-                    let part = &mut part[..(to - at).min(LONG) as usize];
-                    file.read_exact_at(part, at.into())?;
-                    sha1.update(part);
-                }
-                Ok(())
-            }
-        };
-        let result = if to - from > LONG && in_workers() { tokio::task::block_in_place(work) } else { work() };
-        self.hashed += count;
-        result
+        let bytes = u32::try_from(run).unwrap_or(u32::MAX).saturating_mul(BLOCK_LENGTH);
+        // The run may reach the last block, which may be short.
+        let end = if next + run == self.have.len() { self.length } else { start.saturating_add(bytes) };
+        let (store, hasher) = (&self.store, &mut self.hasher);
+        heavy(end - start, || store.scan(start..end, |part| hasher.update(part)))?;
+        self.hashed = end;
+        Ok(())
     }
 }
 
-/// True on a worker of a multi-threaded runtime.
-fn in_workers() -> bool {
-    tokio::runtime::Handle::try_current()
-        .is_ok_and(|handle| handle.runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread)
-}
-
-/// A file without a name.
-fn temporary(dir: &Path) -> io::Result<File> {
-    use rustix::fs::{Mode, OFlags};
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    match rustix::fs::open(dir, flags, Mode::RUSR | Mode::WUSR) {
-        Ok(file) => return Ok(file.into()),
-        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR | rustix::io::Errno::NOENT) => {}
-        Err(e) => return Err(e.into()),
+/// Runs work over this many bytes; if it is long, the runtime moves its other tasks to another thread first.
+pub(super) fn heavy<T>(bytes: u32, work: impl FnOnce() -> T) -> T {
+    let multi_thread = |handle: Handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread;
+    if bytes > HEAVY && Handle::try_current().is_ok_and(multi_thread) {
+        tokio::task::block_in_place(work)
+    } else {
+        work()
     }
-    // A file system without O_TMPFILE: a name that is gone at once.
-    for attempt in 0..100 {
-        let path = dir.join(format!(".swarmfs-{}-{attempt}", std::process::id()));
-        match File::options().read(true).write(true).create_new(true).open(&path) {
-            Ok(file) => {
-                std::fs::remove_file(&path)?;
-                return Ok(file);
-            }
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Err(io::ErrorKind::AlreadyExists.into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
-    const LENGTH: u32 = 5 * BLOCK_LENGTH + 7;
-
-    fn content() -> Vec<u8> {
-        (0..LENGTH).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+    fn content(length: u32) -> Vec<u8> {
+        (0..length).map(|i| (i.wrapping_mul(2_654_435_761) >> 24).to_le_bytes()[0]).collect()
     }
 
-    fn blocks(content: &[u8]) -> Vec<(u32, &[u8])> {
-        (0u32..).step_by(BLOCK_LENGTH as usize).zip(content.chunks(BLOCK_LENGTH as usize)).collect()
+    fn sha1(bytes: &[u8]) -> [u8; 20] {
+        Sha1::digest(bytes).into()
     }
 
-    fn places() -> [Place; 2] {
-        [Place::Memory, Place::TempFile(std::env::temp_dir())]
+    fn block(bytes: &[u8], index: u32) -> (u32, &[u8]) {
+        let begin = index * BLOCK_LENGTH;
+        (begin, &bytes[begin as usize..bytes.len().min((begin + BLOCK_LENGTH) as usize)])
     }
 
-    #[test]
-    fn blocks_in_any_order_make_a_verified_piece() {
-        let content = content();
-        let expected: [u8; 20] = Sha1::digest(&content).into();
-        for place in places() {
-            for order in [[0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [1, 0, 3, 5, 2, 4]] {
-                let piece = PieceBuf::new(LENGTH, expected, place.clone(), &Arc::default()).expect("a buffer");
-                let blocks = blocks(&content);
-                for (n, i) in order.into_iter().enumerate() {
-                    let (begin, data) = blocks[i];
-                    match piece.fill(begin, data).expect("it fits") {
-                        Filled::More => assert!(n < 5),
-                        Filled::Done(verified) => {
-                            assert_eq!(n, 5);
-                            let mut read = vec![0; LENGTH as usize - 3];
-                            verified.read_at(3, &mut read).expect("it is there");
-                            assert_eq!(read, content[3..]);
-                            assert!(verified.read_at(4, &mut read).is_err());
-                            assert_eq!(verified.digests().expect("readable").len(), 6);
-                            assert_eq!(verified.bytes().is_some(), place == Place::Memory);
-                        }
-                        other => panic!("{other:?}"),
+    fn check_verified(piece: &Verified, bytes: &[u8]) {
+        assert_eq!(piece.len() as usize, bytes.len());
+        let mut all = vec![0; bytes.len()];
+        piece.read_at(0, &mut all).unwrap();
+        assert!(all == bytes);
+        let mut last = [0];
+        piece.read_at(piece.len() - 1, &mut last).unwrap();
+        assert_eq!(last[0], bytes[bytes.len() - 1]);
+        assert_eq!(piece.read_at(piece.len(), &mut last).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(piece.read_at(u32::MAX, &mut last).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        let expected: Vec<_> = bytes.chunks(BLOCK_LENGTH as usize).map(|b| BlockDigest(sha1(b))).collect();
+        assert_eq!(piece.digests().unwrap(), expected);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        /// Any order of blocks, with duplicates in between, makes the same piece, on the heap and in a file.
+        #[test]
+        fn any_order_makes_the_piece(
+            (length, order) in (1..200_000_u32).prop_flat_map(|length| {
+                let blocks: Vec<_> = (0..length.div_ceil(BLOCK_LENGTH)).collect();
+                (Just(length), Just(blocks).prop_shuffle())
+            }),
+            flip in proptest::option::of(any::<prop::sample::Index>()),
+            in_file: bool,
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let place = if in_file { Place::TempFile(dir.path().into()) } else { Place::Memory };
+            let mut bytes = content(length);
+            let piece = PieceBuf::new(length, sha1(&bytes), &place, &Pool::new()).unwrap();
+            if let Some(index) = &flip {
+                bytes[index.index(length as usize)] ^= 1;
+            }
+            for (n, &index) in order.iter().enumerate() {
+                let (begin, data) = block(&bytes, index);
+                let last = n + 1 == order.len();
+                match piece.fill(begin, data).unwrap() {
+                    Filled::More => prop_assert!(!last),
+                    Filled::Done(verified) => {
+                        prop_assert!(last && flip.is_none());
+                        prop_assert_eq!(verified.bytes().is_none(), in_file);
+                        check_verified(&verified, &bytes);
                     }
-                    assert!(matches!(piece.fill(begin, data), Ok(Filled::Stale)));
+                    Filled::Failed(digests) => {
+                        prop_assert!(last && flip.is_some());
+                        let expected: Vec<_> =
+                            bytes.chunks(BLOCK_LENGTH as usize).map(|b| BlockDigest(sha1(b))).collect();
+                        prop_assert_eq!(digests, expected);
+                    }
+                    Filled::Stale => prop_assert!(false, "stale before the end"),
                 }
+                // A duplicate with other bytes changes nothing.
+                let again = piece.fill(begin, &vec![0xa5; data.len()]).unwrap();
+                prop_assert_eq!(matches!(again, Filled::Stale), last);
+                prop_assert_eq!(matches!(again, Filled::More), !last);
             }
         }
     }
 
     #[test]
-    fn a_wrong_block_is_told_by_its_digest() {
-        let good = content();
-        let expected: [u8; 20] = Sha1::digest(&good).into();
-        let right: Vec<_> = good.chunks(BLOCK_LENGTH as usize).map(|b| BlockDigest(Sha1::digest(b).into())).collect();
-        let mut bad = good.clone();
-        bad[2 * BLOCK_LENGTH as usize + 9] ^= 1;
-        for place in places() {
-            let piece = PieceBuf::new(LENGTH, expected, place, &Arc::default()).expect("a buffer");
-            let last = blocks(&bad).into_iter().map(|(begin, data)| piece.fill(begin, data).expect("it fits")).last();
-            let Some(Filled::Failed(digests)) = last else { panic!("{last:?}") };
-            let differ: Vec<_> = (0..6).filter(|i| digests[*i] != right[*i]).collect();
-            assert_eq!(differ, [2]);
+    fn what_is_no_block_is_refused() {
+        let length = BLOCK_LENGTH + 100;
+        let bytes = content(length);
+        let piece = PieceBuf::new(length, sha1(&bytes), &Place::Memory, &Pool::new()).unwrap();
+        let block_length = BLOCK_LENGTH as usize;
+        for (begin, len) in [
+            (0, block_length - 1),
+            (0, block_length + 1),
+            (0, 0),
+            (1, block_length),
+            (BLOCK_LENGTH, block_length),
+            (BLOCK_LENGTH, 99),
+            (BLOCK_LENGTH, 101),
+            (BLOCK_LENGTH * 2, 100),
+            (length, 0),
+            (u32::MAX, 1),
+            (u32::MAX - BLOCK_LENGTH + 1, block_length),
+        ] {
+            let error = piece.fill(begin, &vec![0; len]).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{begin} {len}");
         }
+        assert!(matches!(piece.fill(BLOCK_LENGTH, &bytes[block_length..]).unwrap(), Filled::More));
+        let Filled::Done(verified) = piece.fill(0, &bytes[..block_length]).unwrap() else { panic!("not done") };
+        check_verified(&verified, &bytes);
+        assert!(PieceBuf::new(0, [0; 20], &Place::Memory, &Pool::new()).is_err());
+    }
+
+    /// A late gap of 4 MiB is hashed from inside a runtime's worker, in a runtime of one thread and outside of any.
+    #[test]
+    fn a_late_gap_closes_in_any_runtime() {
+        let length = 4 << 20;
+        let bytes = content(length);
+        let late_first = || {
+            let piece = PieceBuf::new(length, sha1(&bytes), &Place::Memory, &Pool::new()).unwrap();
+            for index in (0..length / BLOCK_LENGTH).rev() {
+                let (begin, data) = block(&bytes, index);
+                if let Filled::Done(verified) = piece.fill(begin, data).unwrap() {
+                    assert_eq!(index, 0);
+                    return verified.bytes() == Some(&bytes);
+                }
+            }
+            false
+        };
+        assert!(late_first());
+        let single = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        assert!(single.block_on(async { late_first() }));
+        let multi = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+        assert!(multi.block_on(async { late_first() }));
     }
 
     #[test]
-    fn what_is_no_block_is_refused() {
-        let piece = PieceBuf::new(LENGTH, [0; 20], Place::Memory, &Arc::default()).expect("a buffer");
-        for (begin, length) in [(1, BLOCK_LENGTH), (0, 5), (0, 0), (5 * BLOCK_LENGTH, 8), (6 * BLOCK_LENGTH, 1)] {
-            assert!(piece.fill(begin, &vec![0; length as usize]).is_err(), "{begin} {length}");
-        }
-        assert!(PieceBuf::new(LENGTH, [0; 20], Place::TempFile("/nowhere".into()), &Arc::default()).is_err());
+    fn threads_fill_one_piece() {
+        let length = 1 << 20;
+        let bytes = content(length);
+        let piece = PieceBuf::new(length, sha1(&bytes), &Place::Memory, &Pool::new()).unwrap();
+        let done = std::sync::atomic::AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for thread in 0..4_u32 {
+                let (piece, bytes, done) = (&piece, &bytes, &done);
+                scope.spawn(move || {
+                    for index in 0..length / BLOCK_LENGTH {
+                        // Each thread begins elsewhere; every block is sent four times.
+                        let (begin, data) = block(bytes, (index + thread * 16) % (length / BLOCK_LENGTH));
+                        if let Filled::Done(verified) = piece.fill(begin, data).unwrap() {
+                            assert!(verified.bytes() == Some(bytes));
+                            done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(done.into_inner(), 1);
+    }
+
+    #[test]
+    fn a_broken_file_gives_the_piece_up() {
+        let length = 2 * BLOCK_LENGTH;
+        let bytes = content(length);
+        let piece = PieceBuf::new(length, sha1(&bytes), &Place::Memory, &Pool::new()).unwrap();
+        // A file that cannot be written stands for a full disk.
+        let unwritable = std::fs::File::open("/dev/null").unwrap();
+        piece.state.lock().unwrap().as_mut().unwrap().store = Store::File(unwritable);
+        let (begin, data) = block(&bytes, 0);
+        assert_ne!(piece.fill(begin, data).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert!(matches!(piece.fill(begin, data).unwrap(), Filled::Stale));
     }
 }

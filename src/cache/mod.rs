@@ -1,13 +1,17 @@
-//! Verified pieces: assembled and hashed ([`PieceBuf`]), kept in memory in LRU order under a byte budget ([`Cache`]), or
-//! read from a user's own copy ([`DataDir`]). Nothing here knows a peer or a reader. The disk store will be a further
-//! place that [`Verified`] pieces come from (`from_store`), below the memory and under the same budget.
+//! Verified pieces: assembled and hashed, kept in memory in LRU order under a byte budget, or read from a user's own
+//! copy. Nothing here knows a peer or a reader. The disk store will be a further place that [`Verified`] pieces come
+//! from (`from_store`), below the memory and under the same budget.
 
 mod assembly;
 mod data;
 mod memory;
+mod place;
 mod verified;
+mod verify;
 
-pub use assembly::{Filled, PieceBuf, Place};
-pub use data::{DataDir, VerifyReport};
+pub use assembly::{Filled, PieceBuf};
+pub use data::DataDir;
 pub use memory::Cache;
-pub use verified::{Pool, Verified};
+pub use place::{Place, Pool};
+pub use verified::Verified;
+pub use verify::VerifyReport;

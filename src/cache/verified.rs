@@ -1,156 +1,136 @@
-//! Bytes that have passed their hash, and the buffers that hold them.
+//! Bytes that have passed their hash.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use sha1::{Digest, Sha1};
 
+use super::assembly::heavy;
+use super::place::Store;
 use crate::metainfo::BLOCK_LENGTH;
 use crate::swarm::BlockDigest;
 
-/// Bytes of buffers that wait to be used again: more would be memory that holds nothing.
-const IDLE: usize = 8 << 20;
+/// What a piece in memory counts at the least: its bookkeeping. A torrent may have two million pieces of one byte.
+pub(super) const MIN_COST: u32 = 512;
 
-/// Buffers of pieces that are gone. A fresh megabyte costs 256 page faults; one that is used again costs none.
-#[derive(Debug, Default)]
-pub struct Pool {
-    idle: Mutex<Vec<Vec<u8>>>,
-}
-
-impl Pool {
-    /// A buffer of `length` bytes whose content is of no meaning.
-    pub(super) fn take(&self, length: usize) -> Vec<u8> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        match idle.iter().rposition(|b| b.len() == length) {
-            Some(found) => idle.swap_remove(found),
-            // Zeroed lazily by the kernel: nothing is written here.
-            None => vec![0; length],
-        }
-    }
-
-    fn put(&self, buffer: Vec<u8>) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.iter().map(Vec::len).sum::<usize>() + buffer.len() <= IDLE {
-            idle.push(buffer);
-        }
-    }
-}
-
-/// Bytes that return to their pool.
-#[derive(Debug)]
-pub(super) struct Buffer {
-    pub(super) bytes: Vec<u8>,
-    pub(super) pool: Arc<Pool>,
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        self.pool.put(std::mem::take(&mut self.bytes));
-    }
-}
-
-/// Where the bytes of a piece lie.
-#[derive(Debug)]
-pub(super) enum Bytes {
-    Memory(Buffer),
-    /// An unlinked file: the piece is too large for the memory.
-    File(File),
-}
-
-/// The bytes of a piece that passed its hash. The hash check of a [`PieceBuf`](super::PieceBuf) is the one way to make it.
+/// The bytes of a piece that passed its hash; only [`PieceBuf`](super::PieceBuf)'s hash check makes one.
 #[derive(Debug)]
 pub struct Verified {
+    store: Store,
     length: u32,
-    bytes: Bytes,
-    /// Where its memory is counted, from its insertion into the cache until the last user drops it.
-    counted: OnceLock<Arc<AtomicU64>>,
+    charge: OnceLock<Charge>,
 }
 
 impl Verified {
-    /// For the hash check alone.
-    pub(super) fn new(length: u32, bytes: Bytes) -> Self {
-        Self { length, bytes, counted: OnceLock::new() }
+    /// `store` holds `length` bytes that have just passed their hash.
+    pub(super) fn new(store: Store, length: u32) -> Self {
+        Self { store, length, charge: OnceLock::new() }
     }
 
-    /// Bytes of the piece.
+    /// Length of the piece, bytes.
     #[must_use]
-    #[expect(clippy::len_without_is_empty, reason = "a piece is never empty")]
     pub fn len(&self) -> u32 {
         self.length
     }
 
-    /// The bytes, if they are in memory.
+    /// Never true: a piece has bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// The bytes, if they are in memory; `None` if they are in a temporary file.
     #[must_use]
     pub fn bytes(&self) -> Option<&[u8]> {
-        match &self.bytes {
-            Bytes::Memory(buffer) => Some(&buffer.bytes),
-            Bytes::File(_) => None,
-        }
+        self.store.bytes()
     }
 
-    /// Copies the bytes from `offset` on.
+    /// Fills `out` with the bytes from `offset` on. It may wait for the disk if [`Verified::bytes`] is `None`.
     ///
     /// # Errors
-    /// `UnexpectedEof` for bytes past the end of the piece; the file's if it lies in one.
+    /// `InvalidInput` past the end of the piece; what the temporary file says.
     pub fn read_at(&self, offset: u32, out: &mut [u8]) -> io::Result<()> {
-        match &self.bytes {
-            Bytes::Memory(buffer) => {
-                let from = offset as usize;
-                let part = from.checked_add(out.len()).and_then(|to| buffer.bytes.get(from..to));
-                out.copy_from_slice(part.ok_or(io::ErrorKind::UnexpectedEof)?);
-                Ok(())
-            }
-            Bytes::File(file) => file.read_exact_at(out, offset.into()),
+        if u64::from(offset) + out.len() as u64 > u64::from(self.length) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "outside the piece"));
         }
+        self.store.read_at(offset, out)
     }
 
-    /// SHA-1 of every block in order.
+    /// The SHA-1 of every block in order: a second hash of the whole piece.
     ///
     /// # Errors
-    /// The file's, if the piece lies in one.
+    /// What the temporary file says.
     pub fn digests(&self) -> io::Result<Vec<BlockDigest>> {
-        digests(&self.bytes, self.length)
+        digests(&self.store, self.length)
     }
 
-    /// Bytes of memory that it takes.
+    /// What it costs a cache: bytes of memory and bytes in a temporary file; one of them is 0.
+    pub(super) fn cost(&self) -> (u64, u64) {
+        match &self.store {
+            Store::Memory(_) => (u64::from(self.length.max(MIN_COST)), 0),
+            Store::File(_) => (0, u64::from(self.length)),
+        }
+    }
+
+    /// Counts its bytes in `gauge` until it is dropped. Only the first call has an effect.
+    pub(super) fn charge(&self, gauge: &Arc<Gauge>) {
+        self.charge.get_or_init(|| Charge::new(gauge, self.cost()));
+    }
+}
+
+pub(super) fn digests(store: &Store, length: u32) -> io::Result<Vec<BlockDigest>> {
+    let step = BLOCK_LENGTH as usize;
+    heavy(length, || {
+        (0..length)
+            .step_by(step)
+            .map(|begin| {
+                let mut hasher = Sha1::new();
+                store.scan(begin..length.min(begin.saturating_add(BLOCK_LENGTH)), |part| hasher.update(part))?;
+                Ok(BlockDigest(hasher.finalize().into()))
+            })
+            .collect()
+    })
+}
+
+/// Bytes of pieces that have been in a cache and are still held by anybody.
+#[derive(Debug, Default)]
+pub(super) struct Gauge {
+    memory: AtomicU64,
+    file: AtomicU64,
+}
+
+impl Gauge {
+    /// Bytes on the heap.
     pub(super) fn memory(&self) -> u64 {
-        if self.bytes().is_some() { self.length.into() } else { 0 }
+        self.memory.load(Ordering::Relaxed)
     }
 
-    /// Counts its memory in `gauge` until it is dropped.
-    pub(super) fn count(&self, gauge: &Arc<AtomicU64>) {
-        if self.counted.set(Arc::clone(gauge)).is_ok() {
-            gauge.fetch_add(self.memory(), Ordering::Relaxed);
-        }
+    /// Bytes in temporary files.
+    pub(super) fn file(&self) -> u64 {
+        self.file.load(Ordering::Relaxed)
     }
 }
 
-impl Drop for Verified {
+/// A share of a gauge.
+#[derive(Debug)]
+struct Charge {
+    gauge: Arc<Gauge>,
+    memory: u64,
+    file: u64,
+}
+
+impl Charge {
+    fn new(gauge: &Arc<Gauge>, (memory, file): (u64, u64)) -> Self {
+        gauge.memory.fetch_add(memory, Ordering::Relaxed);
+        gauge.file.fetch_add(file, Ordering::Relaxed);
+        Self { gauge: Arc::clone(gauge), memory, file }
+    }
+}
+
+impl Drop for Charge {
     fn drop(&mut self) {
-        if let Some(gauge) = self.counted.get() {
-            gauge.fetch_sub(self.memory(), Ordering::Relaxed);
-        }
-    }
-}
-
-/// SHA-1 of every block of a piece.
-pub(super) fn digests(bytes: &Bytes, length: u32) -> io::Result<Vec<BlockDigest>> {
-    match bytes {
-        Bytes::Memory(buffer) => {
-            Ok(buffer.bytes.chunks(BLOCK_LENGTH as usize).map(|b| BlockDigest(Sha1::digest(b).into())).collect())
-        }
-        Bytes::File(file) => {
-            let mut block = vec![0; BLOCK_LENGTH as usize];
-            let mut out = Vec::new();
-            for begin in (0..length).step_by(BLOCK_LENGTH as usize) {
-                let part = &mut block[..(length - begin).min(BLOCK_LENGTH) as usize];
-                file.read_exact_at(part, begin.into())?;
-                out.push(BlockDigest(Sha1::digest(part).into()));
-            }
-            Ok(out)
-        }
+        self.gauge.memory.fetch_sub(self.memory, Ordering::Relaxed);
+        self.gauge.file.fetch_sub(self.file, Ordering::Relaxed);
     }
 }

@@ -96,3 +96,9 @@ pub fn run() -> ExitCode {
         ExitCode::FAILURE
     })
 }
+
+/// A command line that makes no sense: says so as clap does, with exit code 2.
+fn usage(message: &str) -> ! {
+    use clap::CommandFactory;
+    Arguments::command().error(clap::error::ErrorKind::MissingRequiredArgument, message).exit()
+}

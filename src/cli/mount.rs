@@ -19,12 +19,11 @@ use crate::metainfo::Metainfo;
 
 /// The command's arguments.
 #[derive(Debug, clap::Args)]
+#[command(override_usage = "swarmfs mount [OPTIONS] SOURCE... MOUNTPOINT")]
 pub(crate) struct Arguments {
-    /// .torrent files
-    #[arg(required = true)]
-    source: Vec<PathBuf>,
-    /// An empty directory
-    mountpoint: PathBuf,
+    /// .torrent files, then an empty directory
+    #[arg(required = true, num_args = 1.., value_name = "SOURCE... MOUNTPOINT")]
+    paths: Vec<PathBuf>,
     /// Stay in the foreground
     #[arg(short, long)]
     foreground: bool,
@@ -53,19 +52,22 @@ pub(crate) struct Arguments {
 /// # Errors
 /// One sentence.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let Some((mountpoint, sources)) = arguments.paths.split_last().filter(|(_, sources)| !sources.is_empty()) else {
+        super::usage("swarmfs mount needs a SOURCE and a MOUNTPOINT");
+    };
     if arguments.foreground {
         log::start(arguments.verbosity.verbose);
-        serve(arguments, || Ok(()))?;
+        serve(arguments, sources, mountpoint, || Ok(()))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let log_file = arguments.log.clone().unwrap_or_else(|| background::log_path(&arguments.mountpoint));
+    let log_file = arguments.log.clone().unwrap_or_else(|| background::log_path(mountpoint));
     let own: Vec<OsString> = std::env::args_os().skip(1).collect();
     match background::enter(arguments.ready_fd, &own, &log_file)? {
         Role::Parent(code) => Ok(u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from)),
         Role::Child(readiness) => {
             log::start(arguments.verbosity.verbose);
             let mut readiness = Some(readiness);
-            let result = serve(arguments, || match readiness.take() {
+            let result = serve(arguments, sources, mountpoint, || match readiness.take() {
                 Some(readiness) => readiness.ready().context("nobody waits for the mount any more"),
                 None => Ok(()),
             });
@@ -82,8 +84,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// Mounts, says so through `ready`, and stays until a signal or an unmount from outside.
-fn serve(arguments: &Arguments, ready: impl FnOnce() -> Result<()>) -> Result<()> {
-    let metas = arguments.source.iter().map(|s| source::read(s).map(Arc::new)).collect::<Result<Vec<_>>>()?;
+fn serve(
+    arguments: &Arguments,
+    sources: &[PathBuf],
+    mountpoint: &Path,
+    ready: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let metas = sources.iter().map(|s| source::read(s).map(Arc::new)).collect::<Result<Vec<_>>>()?;
     if let Some(twin) = metas.iter().enumerate().find_map(|(i, m)| metas[..i].iter().find(|o| o.id == m.id)) {
         return Err(Error::Duplicate(twin.id).into());
     }
@@ -94,7 +101,7 @@ fn serve(arguments: &Arguments, ready: impl FnOnce() -> Result<()>) -> Result<()
         ..MountOptions::default()
     };
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    let result = runtime.block_on(mount(metas, config, &arguments.mountpoint, &options, ready));
+    let result = runtime.block_on(mount(metas, config, mountpoint, &options, ready));
     // What is still blocked by a copy of the mount elsewhere ends with the process.
     runtime.shutdown_background();
     result

@@ -35,7 +35,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let meta = source::read(&arguments.torrent)?;
     let data = DataDir::open(&meta, &arguments.data)?;
     let bar = progress::bytes_bar(&format!("checking {}", meta.name), meta.geometry.total());
-    let report = data.verify(&meta, &|bytes| bar.set_position(bytes), &AtomicBool::new(false))?;
+    let report = data.verify(&meta, &|bytes| bar.inc(bytes), &AtomicBool::new(false))?;
     bar.finish_and_clear();
     let pieces = meta.geometry.pieces();
     let good = report.have.iter().filter(|h| **h).count();

@@ -235,7 +235,7 @@ impl Peer {
     fn send_block(&mut self, request: Request) -> bool {
         let torrent = &self.torrent;
         let span = request.begin as usize..(request.begin + request.length) as usize;
-        if let Some(piece) = torrent.shared.cache.get((torrent.key, request.piece)) {
+        if let Some(piece) = torrent.shared.cache.get(torrent.key, request.piece) {
             if piece.bytes().is_some() {
                 self.outbox.push(|out| wire::encode_piece_header(request, out));
                 self.outbox.push_piece(piece, span);

@@ -156,7 +156,7 @@ impl Session {
         info!(port, "listening");
         let shared = Arc::new(Shared {
             cache: Cache::new(config.memory - config.memory / 4),
-            pool: Arc::new(Pool::default()),
+            pool: Pool::new(),
             peer_id,
             port,
             node_wake: Notify::new(),
@@ -426,7 +426,7 @@ impl Content for SessionContent {
             return None;
         }
         let torrent = self.0.torrent(torrent)?;
-        let found = gather(&torrent.meta.geometry, bytes, |piece| self.0.cache.get((torrent.key, piece))).ok()?;
+        let found = gather(&torrent.meta.geometry, bytes, |piece| self.0.cache.get(torrent.key, piece)).ok()?;
         // Read-ahead is told once a piece, not once a read.
         let piece = u64::from(torrent.meta.geometry.piece_at(bytes.end - 1).0);
         let told = torrent
@@ -451,7 +451,7 @@ impl Content for SessionContent {
         torrent.reads.insert(id, Parked { handle, bytes: bytes.clone(), deadline, pid, reply, pieces });
         // Pinned after the read is parked: a piece that verifies meanwhile is seen here or there.
         for piece in torrent.meta.geometry.pieces_of(bytes.clone()) {
-            if let Some(data) = self.0.cache.get((torrent.key, piece)) {
+            if let Some(data) = self.0.cache.get(torrent.key, piece) {
                 torrent.reads.pin_to(id, piece, data);
             }
         }

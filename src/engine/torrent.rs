@@ -283,7 +283,7 @@ impl Torrent {
             let Some(hash) = self.meta.piece_hashes.get(piece) else { return Ok(None) };
             let length = self.meta.geometry.piece_length(piece);
             let place = self.shared.place(length);
-            let buffer = Arc::new(PieceBuf::new(length, *hash, place, &self.shared.pool)?);
+            let buffer = Arc::new(PieceBuf::new(length, *hash, &place, &self.shared.pool)?);
             partial.insert(piece, (attempt, Arc::clone(&buffer)));
             buffer
         };
@@ -308,19 +308,19 @@ impl Torrent {
 
     /// A piece has passed its hash: into the cache, to the reads that wait for it, and known to the swarm.
     fn verified(&self, piece: PieceIndex, data: Arc<Verified>) {
-        for (key, victim) in self.shared.cache.make_room(data.len().into(), data.bytes().is_some()) {
+        for (key, victim) in self.shared.cache.make_room(data.len().into()) {
             if let Some(torrent) = self.shared.torrent(key) {
                 torrent.tell(Input::Evicted(victim));
             }
-            self.shared.cache.remove((key, victim));
+            self.shared.cache.remove(key, victim);
         }
-        self.shared.cache.insert((self.key, piece), Arc::clone(&data));
+        self.shared.cache.insert(self.key, piece, Arc::clone(&data));
         self.reads.pin(&self.meta.geometry, piece, &data);
         self.tell(Input::PieceVerified(piece));
     }
 
     fn digest(&self, piece: PieceIndex) {
-        let digests = self.shared.cache.peek((self.key, piece)).map(|p| p.digests());
+        let digests = self.shared.cache.peek(self.key, piece).map(|p| p.digests());
         match digests {
             Some(Ok(digests)) => self.tell(Input::Digests(piece, &digests)),
             Some(Err(e)) => warn!(torrent = %self.meta.name, piece = piece.0, "a piece cannot be read back: {e}"),
@@ -332,7 +332,7 @@ impl Torrent {
     fn answer(&self, id: ReadId) {
         let Some(read) = self.reads.take(id) else { return };
         let found = gather(&self.meta.geometry, &read.bytes, |piece| {
-            read.pieces.get(&piece).cloned().or_else(|| self.shared.cache.get((self.key, piece)))
+            read.pieces.get(&piece).cloned().or_else(|| self.shared.cache.get(self.key, piece))
         });
         match found {
             Ok(bytes) => read.reply.data(bytes.as_slice()),

@@ -19,7 +19,7 @@ impl Bits {
     /// Every piece of `len`.
     pub(super) fn all(len: u32) -> Self {
         let mut words = vec![u64::MAX; (len as usize).div_ceil(64)];
-        if let (Some(last), true) = (words.last_mut(), len % 64 != 0) {
+        if let (Some(last), true) = (words.last_mut(), !len.is_multiple_of(64)) {
             *last = (1 << (len % 64)) - 1;
         }
         Self { words, len, ones: len }
@@ -35,7 +35,7 @@ impl Bits {
             }
             *word = u64::from_le_bytes(padded);
         }
-        if let (Some(last), true) = (bits.words.last_mut(), len % 64 != 0) {
+        if let (Some(last), true) = (bits.words.last_mut(), !len.is_multiple_of(64)) {
             *last &= (1 << (len % 64)) - 1;
         }
         bits.ones = bits.words.iter().map(|w| w.count_ones()).sum();

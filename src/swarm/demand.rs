@@ -72,6 +72,9 @@ impl Swarm {
             self.refile(now, piece);
         }
         self.arm_read(id);
+        if !self.keen {
+            self.peers.keys().copied().collect::<Vec<_>>().into_iter().for_each(|key| self.check_interest(key));
+        }
         self.check_starved(now);
     }
 

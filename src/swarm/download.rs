@@ -10,12 +10,16 @@ use super::{CloseReason, PeerKey, Receipt, Swarm};
 use crate::metainfo::{BLOCK_LENGTH, Block, PieceIndex, Request};
 use crate::wire::Message;
 
+/// Bytes of a block.
+const BLOCK: u64 = BLOCK_LENGTH as u64;
 /// A request is late after this time where nothing has been measured yet.
 const UNMEASURED: Duration = Duration::from_secs(1);
 /// A peer that is done within this time takes waited-for blocks whatever the others could do.
 const SOON: u64 = 100_000;
 /// Blocks that an unmeasured peer takes of a waited-for piece.
 const TRIAL: usize = 4;
+/// The background takes this part of a pipeline, 0.5 s, while a file is open.
+const BACKGROUND_SHARE: usize = 4;
 /// Blocks never asked for that a peer may send.
 const UNSOLICITED: u32 = 5;
 /// Late blocks of the background that an idle peer takes at once.
@@ -39,13 +43,23 @@ impl Swarm {
             let Some(next) = self.queue.after(last).find(|&(_, piece)| peer.serves(now, piece)) else { break };
             last = Some(next);
             let (rank, piece) = next;
+            let most = match rank {
+                Rank::Read(_) => self.share(now, key, piece),
+                Rank::Ahead(due) => match peer.in_time(now, due).unwrap_or(room) {
+                    0 => self.share(now, key, piece),
+                    blocks => blocks,
+                },
+                Rank::Background => self.background_room(peer),
+            };
+            if most == 0 {
+                continue;
+            }
             if !self.partials.contains_key(&piece) && (short || !self.begin(now, key, piece, rank, &mut short)) {
                 continue;
             }
-            let wanted = matches!(rank, Rank::Read(_));
-            let share = if wanted { self.share(now, key, piece).min(room) } else { room };
-            room -= self.take(now, key, piece, share, wanted, &mut out);
+            room -= self.take(now, key, piece, most.min(room), matches!(rank, Rank::Read(_)), &mut out);
         }
+        room = room.min(self.peers.get(&key).map_or(0, |p| self.background_room(p)));
         while room > 0 && !short && self.background() {
             let Some(piece) = self.pick_background(now, key) else { break };
             if !self.begin(now, key, piece, Rank::Background, &mut short) {
@@ -65,6 +79,14 @@ impl Swarm {
             peer.rate.limit();
         }
         out
+    }
+
+    /// Blocks of the background that a peer may be given: while a reader may come at any time, what it asks for must not
+    /// wait behind a full pipeline of them.
+    fn background_room(&self, peer: &Peer) -> usize {
+        let share = if self.handles.is_empty() { 1 } else { BACKGROUND_SHARE };
+        let (size, room) = (peer.pipeline.size() as usize, peer.room());
+        room.min((size / share).max(TRIAL).saturating_sub(peer.out.len()))
     }
 
     /// Begins a piece if there is credit for it and this peer is the one to ask. `short`: there is no credit.
@@ -103,7 +125,7 @@ impl Swarm {
                 && !evicted.has(piece)
                 && !partials.contains_key(&piece)
                 && !wants.contains_key(&piece)
-                && failures.get(&piece).is_none_or(|f| f.until <= now)
+                && !failures.contains_key(&piece)
         };
         let found = picker.pick(now, rng, regions, &lacking, &|piece| peer.serves(now, piece));
         if found.is_none() {
@@ -116,26 +138,35 @@ impl Swarm {
     }
 
     /// How many blocks of a waited-for piece this peer should take: as many as it can deliver before the others that
-    /// serve the piece could have delivered all of them.
+    /// serve the piece could have delivered all of them; a fair share, where nothing is known of it.
     fn share(&self, now: Instant, key: PeerKey, piece: PieceIndex) -> usize {
         let Some(peer) = self.peers.get(&key) else { return 0 };
-        let (mut rate, mut backlog) = (0u64, 0);
-        let block = u64::from(BLOCK_LENGTH);
-        if peer.eta(1).is_none_or(|eta| eta > SOON) {
-            for (_, p) in self.peers.iter().filter(|&(&k, p)| k != key && !p.stalled() && p.serves(now, piece)) {
-                if let Some(measured) = p.rate.get() {
-                    rate += measured;
-                    backlog += p.out.len() as u64 * block;
-                }
-            }
-        }
-        if rate == 0 {
+        let alone = self.partials.get(&piece).is_some_and(|p| p.solo.is_some());
+        if alone || (peer.eta(1).is_some_and(|eta| eta <= SOON) && !peer.stalled()) {
             return usize::MAX;
         }
-        let Some(own) = peer.rate.get() else { return TRIAL.saturating_sub(peer.out.len()) };
-        let open = self.partials.get(&piece).map_or(0, |p| u64::from(p.open().max(1)));
-        let others = ((open * block + backlog).saturating_mul(1_000_000) / rate).max(SOON);
-        let blocks = others.saturating_mul(own) / 1_000_000 / block;
+        let (mut others, mut rate, mut backlog) = (0, 0u64, 0);
+        for (_, p) in self.peers.iter().filter(|&(&k, p)| k != key && !p.stalled() && p.serves(now, piece)) {
+            others += 1;
+            if let Some(measured) = p.rate.get() {
+                rate += measured;
+                backlog += p.out.len() as u64 * BLOCK;
+            }
+        }
+        if others == 0 {
+            return usize::MAX;
+        }
+        if peer.stalled() {
+            return 0;
+        }
+        let Some(own) = peer.rate.get().filter(|_| rate > 0) else {
+            let fair = (self.geometry.blocks(piece) as usize).div_ceil(others + 1);
+            return if rate > 0 { fair.min(TRIAL) } else { fair }.saturating_sub(peer.out.len());
+        };
+        let blocks = self.geometry.blocks(piece);
+        let open = u64::from(self.partials.get(&piece).map_or(blocks, |p| p.open().max(1)));
+        let time = ((open * BLOCK + backlog).saturating_mul(1_000_000) / rate).max(SOON);
+        let blocks = time.saturating_mul(own) / 1_000_000 / BLOCK;
         usize::try_from(blocks).unwrap_or(usize::MAX).saturating_sub(peer.out.len())
     }
 
@@ -193,7 +224,9 @@ impl Swarm {
             let queued = blocks > 0 && self.queue.after(None).take(LOOK).any(|(_, p)| peer.serves(now, p));
             let late = peer.out.is_empty() && self.late.iter().take(LOOK).any(|&p| peer.serves(now, p));
             if queued {
-                blocks -= room.min(blocks);
+                // Of those that have not been measured each takes a small share.
+                let takes = if peer.rate.get().is_some() { room } else { 1 };
+                blocks -= takes.min(blocks);
             }
             if queued || late || (background && peer.nothing_in != Some(self.picker.epoch())) {
                 self.wake(key);
@@ -266,7 +299,10 @@ impl Swarm {
     /// Tells a peer that a block is wanted no more.
     pub(super) fn cancel(&mut self, now: Instant, key: PeerKey, block: Block) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        if peer.take(now, block).is_some() {
+        if let Some(asked) = peer.take(now, block) {
+            if asked.late {
+                peer.rate.disappoint(BLOCK, now.saturating_duration_since(asked.sent));
+            }
             peer.remember(block);
             peer.control.push_back(Message::Cancel(self.geometry.request(block)));
             self.wake(key);
@@ -445,8 +481,9 @@ impl Swarm {
         self.timers.clear(Timer::Piece(piece));
         self.release(piece);
         if partial.received() > 0 {
-            self.totals.wasted += u64::from(partial.received()) * u64::from(BLOCK_LENGTH);
-            self.effects.push_back(super::Effect::Discard { piece, attempt: partial.attempt });
+            self.totals.wasted += u64::from(partial.received()) * BLOCK;
+            // First of all: the piece may be begun anew while other effects wait.
+            self.effects.push_front(super::Effect::Discard { piece, attempt: partial.attempt });
         }
         self.picker.reset();
         self.refile(now, piece);

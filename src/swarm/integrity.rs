@@ -66,18 +66,21 @@ impl Swarm {
         if failure.copies.len() >= COPIES {
             failure.copies.remove(0);
         }
-        failure.copies.push(copy);
+        let first = senders.first().copied();
+        let only = first.filter(|_| senders.iter().all(|s| Some(*s) == first));
+        if only.is_none() {
+            failure.copies.push(copy);
+        }
         let until = failure.until;
         if until > now {
             self.timers.set(Timer::Piece(piece), until);
         }
         self.picker.reset();
         self.refile(now, piece);
-        let first = senders.first().copied();
-        if let Some(only) = first.filter(|_| senders.iter().all(|s| Some(*s) == first)) {
-            if let Some(&addr) = self.addresses.get(&only) {
-                self.ban(now, only, addr, piece);
-            }
+        if let Some(only) = only
+            && let Some(&addr) = self.addresses.get(&only)
+        {
+            self.ban(now, only, addr, piece);
         }
     }
 

@@ -297,8 +297,11 @@ impl Swarm {
     pub(super) fn refile(&mut self, now: Instant, piece: PieceIndex) {
         let rank = if self.have.has(piece) { None } else { self.rank(piece) };
         let filed = match (rank, self.partials.get(&piece)) {
-            (None, _) | (Some(Rank::Background), None) => None,
-            (Some(rank), None) => (!self.resting(now, piece)).then(|| (rank, self.length(piece))),
+            (None, _) => None,
+            (Some(_), None) if self.resting(now, piece) => None,
+            // What the background begins comes from the picker, but for pieces that failed.
+            (Some(rank @ Rank::Background), None) => self.must_be_solo(piece).then_some((rank, 0)),
+            (Some(rank), None) => Some((rank, self.length(piece))),
             (Some(rank), Some(p)) => {
                 (p.open() > 0 || (p.has_late() && matches!(rank, Rank::Read(_)))).then_some((rank, 0))
             }

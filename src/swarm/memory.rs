@@ -149,6 +149,10 @@ impl Swarm {
             Some(until) => self.timers.advance(Timer::Memory, until),
             None => {}
         }
-        self.work |= self.background();
+        if self.background() {
+            let failed: Vec<PieceIndex> = self.failures.keys().copied().collect();
+            failed.into_iter().for_each(|piece| self.refile(now, piece));
+            self.work = true;
+        }
     }
 }

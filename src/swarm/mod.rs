@@ -18,6 +18,8 @@ mod queue;
 mod rates;
 mod readahead;
 mod reader;
+#[cfg(test)]
+mod tests;
 mod timers;
 mod transmit;
 mod upload;

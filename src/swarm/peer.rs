@@ -210,6 +210,14 @@ impl Peer {
         Some(bytes.saturating_mul(1_000_000) / self.rate.get()?.max(1))
     }
 
+    /// Blocks that would be here in half of the time until `due`, besides those that are out; none without a
+    /// measurement.
+    pub(super) fn in_time(&self, now: Instant, due: Instant) -> Option<usize> {
+        let micros = u64::try_from(due.saturating_duration_since(now).as_micros()).unwrap_or(u64::MAX) / 2;
+        let blocks = micros.saturating_mul(self.rate.get()?) / 1_000_000 / u64::from(BLOCK_LENGTH);
+        Some(usize::try_from(blocks).unwrap_or(usize::MAX).saturating_sub(self.out.len()))
+    }
+
     /// A request goes out.
     pub(super) fn ask(&mut self, now: Instant, block: Block) {
         if self.out.is_empty() {

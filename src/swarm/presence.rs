@@ -47,6 +47,7 @@ impl Swarm {
             peer.donthave = (id != 0).then_some(id);
         }
         peer.upload_only = handshake.upload_only;
+        self.changed(now, key);
     }
 
     /// A peer is gone.
@@ -233,7 +234,7 @@ impl Swarm {
 
     /// What a peer has changed: interest, work, and the end if neither side needs the other.
     fn changed(&mut self, now: Instant, key: PeerKey) {
-        if self.complete() && self.peers.get(&key).is_some_and(Peer::seed) {
+        if self.complete() && self.peers.get(&key).is_some_and(|p| p.seed() || p.upload_only) {
             self.close(now, key, CloseReason::BothSeeds);
             return;
         }

@@ -53,9 +53,4 @@ impl Queue {
         let from = last.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
         self.order.range((from, std::ops::Bound::Unbounded)).copied()
     }
-
-    /// True if nothing is left to ask for.
-    pub(super) fn is_empty(&self) -> bool {
-        self.order.is_empty()
-    }
 }

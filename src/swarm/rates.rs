@@ -6,6 +6,9 @@ use crate::metainfo::BLOCK_LENGTH;
 
 /// Time that one sample of a rate covers.
 const SAMPLE: Duration = Duration::from_millis(100);
+/// The first one may be shorter, if so many bytes came.
+const FIRST: Duration = Duration::from_millis(20);
+const FIRST_BYTES: u64 = 4 * BLOCK_LENGTH as u64;
 
 /// Bytes per second over the time in which something was awaited.
 #[derive(Clone, Debug, Default)]
@@ -16,6 +19,7 @@ pub(super) struct Rate {
     busy: Duration,
     since: Option<Instant>,
     limited: bool,
+    guessed: bool,
 }
 
 impl Rate {
@@ -39,9 +43,12 @@ impl Rate {
     /// Bytes came. Returns, at the end of a sample, whether the rate still grows.
     pub(super) fn add(&mut self, now: Instant, bytes: u64) -> Option<bool> {
         self.bytes += bytes;
-        let since = self.since.replace(now)?;
-        self.busy += now.saturating_duration_since(since);
-        if self.busy < SAMPLE {
+        if let Some(since) = &mut self.since {
+            self.busy += now.saturating_duration_since(*since);
+            *since = now;
+        }
+        let early = self.rate.is_none() && self.busy >= FIRST && self.bytes >= FIRST_BYTES;
+        if self.busy < SAMPLE && !early {
             return None;
         }
         let micros = u64::try_from(self.busy.as_micros()).unwrap_or(u64::MAX).max(1);
@@ -49,11 +56,19 @@ impl Rate {
         let grows = !self.limited || sample > self.last + self.last / 10;
         self.rate = Some(match self.rate {
             None => sample,
+            Some(_) if self.guessed => sample,
             Some(rate) if sample < rate && !self.limited => rate,
             Some(rate) => rate / 2 + sample / 2,
         });
-        *self = Self { rate: self.rate, last: sample, since: Some(now), ..Self::default() };
+        *self = Self { rate: self.rate, last: sample, since: self.since, ..Self::default() };
         Some(grows)
+    }
+
+    /// Not even so many bytes came in this time: half of what was measured, or a guess until something is.
+    pub(super) fn disappoint(&mut self, bytes: u64, time: Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1);
+        self.guessed |= self.rate.is_none();
+        self.rate = Some(self.rate.map_or_else(|| bytes.saturating_mul(1_000_000) / micros, |rate| rate / 2));
     }
 
     /// Bytes per second; none before the first sample.
@@ -128,6 +143,19 @@ mod tests {
     const BLOCK: u64 = BLOCK_LENGTH as u64;
 
     #[test]
+    fn a_guess_is_replaced_by_the_first_measurement() {
+        let (mut now, mut rate) = (Instant::now(), Rate::default());
+        rate.disappoint(BLOCK, Duration::from_millis(100));
+        assert_eq!(rate.get(), Some(163_840));
+        rate.start(now);
+        now += Duration::from_secs(1);
+        rate.add(now, BLOCK);
+        assert_eq!(rate.get(), Some(BLOCK));
+        rate.disappoint(BLOCK, Duration::from_millis(100));
+        assert_eq!(rate.get(), Some(BLOCK / 2));
+    }
+
+    #[test]
     fn a_fast_peer_gets_the_full_pipeline_within_a_few_megabytes() {
         let (mut now, mut rate, mut pipeline) = (Instant::now(), Rate::default(), Pipeline::new());
         rate.start(now);
@@ -158,7 +186,7 @@ mod tests {
             let grows = rate.add(now, BLOCK);
             pipeline.block(&rate, grows);
         }
-        assert_eq!(pipeline.size(), 19, "163,840 B/s for 2 s, rounded down by the sampling");
+        assert_eq!(pipeline.size(), 20, "163,840 B/s for 2 s");
     }
 
     #[test]

@@ -112,7 +112,7 @@ impl Stream {
         }
         let most = self.rate.get().map_or(u64::MAX, |r| r.saturating_mul(2)).min(share).min(piece * MAX_PIECES);
         self.window = self.window.min(most).max(least);
-        let from = geometry.piece_at(self.pos.min(end - 1)).0;
+        let from = geometry.piece_at(self.pos - self.run.min(SLACK).min(self.pos)).0;
         let last = geometry.piece_at((self.pos.saturating_add(self.window)).min(end) - 1).0;
         from..last + 1
     }

@@ -51,7 +51,8 @@ fn length(message: &Message<'_>) -> usize {
 
 impl Swarm {
     /// Appends what this peer is to be sent now, at most `room` bytes (but one message at least, if there is room at
-    /// all); what does not fit waits for the next call. A block counts its length and 13 bytes. Poll effects afterwards.
+    /// all); what does not fit waits for the next call. A block counts its length and 13 bytes. True if a block waits for
+    /// payload room alone. Poll effects afterwards.
     pub fn transmit(&mut self, now: Instant, peer: PeerKey, room: Room, out: &mut Vec<Outgoing>) -> bool {
         self.now = now;
         let Some(p) = self.peers.get_mut(&peer) else { return false };

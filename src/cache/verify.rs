@@ -1,0 +1,209 @@
+//! The check of a user's own copy: every core hashes, and the disk still sees one sequential reader, because the threads
+//! take neighbouring stripes of pieces in turn. A file that is missing, short or changed meanwhile makes bad pieces,
+//! never an error.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::Advice;
+use sha1::{Digest, Sha1};
+
+use super::data::{DataDir, Span};
+use crate::error::{Error, Result};
+use crate::metainfo::{Geometry, Metainfo, PieceIndex};
+
+/// Bytes that a thread takes at a time: long enough for a disk, short enough to share the end fairly.
+const STRIPE: u32 = 8 << 20;
+
+/// Bytes that are read at a time, and stay in the processor's cache until they are hashed.
+const CHUNK: usize = 256 << 10;
+
+/// What [`DataDir::verify`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifyReport {
+    /// For every piece, whether it passed its hash.
+    pub have: Vec<bool>,
+    /// Bytes of these pieces.
+    pub good: u64,
+    /// Files that are missing, short or different, as paths below the torrent's directory, each with its first reason,
+    /// in torrent order.
+    pub bad_files: Vec<(PathBuf, String)>,
+    /// The check was stopped: what it did not reach counts as not there.
+    pub stopped: bool,
+}
+
+impl DataDir {
+    /// Reads everything and compares it with the piece hashes, on all cores. `progress` gets the bytes that were dealt
+    /// with since its last call, from any thread, and all calls together make the torrent's size. Once `stop` is true
+    /// the check ends within a moment.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if `meta` is not the torrent that this was opened for.
+    pub fn verify(&self, meta: &Metainfo, progress: &(dyn Fn(u64) + Sync), stop: &AtomicBool) -> Result<VerifyReport> {
+        if meta.geometry.total() != self.total() {
+            return Err(Error::Data { path: meta.name.clone().into(), reason: "this is another torrent".into() });
+        }
+        let pieces = meta.geometry.pieces();
+        let stripe = (STRIPE / meta.geometry.nominal_piece_length()).max(1);
+        let next = AtomicU32::new(0);
+        let found = Mutex::new(Found { have: vec![false; pieces as usize], bad_files: BTreeMap::new() });
+        let work = || {
+            let mut reader = Reader::new(self);
+            let mut good = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                let first = next.fetch_add(stripe, Ordering::Relaxed).min(pieces);
+                let last = first.saturating_add(stripe).min(pieces);
+                if first == last {
+                    break;
+                }
+                good.extend((first..last).map(PieceIndex).filter(|&piece| reader.check(meta, piece, progress, stop)));
+            }
+            let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+            for piece in good {
+                if let Some(have) = found.have.get_mut(piece.0 as usize) {
+                    *have = true;
+                }
+            }
+            for (file, reason) in reader.bad_files {
+                found.bad_files.entry(file).or_insert(reason);
+            }
+        };
+        let stripes = pieces.div_ceil(stripe) as usize;
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(stripes);
+        std::thread::scope(|scope| {
+            for _ in 1..threads {
+                // Where no more threads are allowed, those that are there do the work.
+                let _ = std::thread::Builder::new().name("verify".into()).spawn_scoped(scope, work);
+            }
+            work();
+        });
+        let found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(found.report(self, &meta.geometry, stop.load(Ordering::Relaxed)))
+    }
+}
+
+#[derive(Debug)]
+struct Found {
+    have: Vec<bool>,
+    bad_files: BTreeMap<usize, String>,
+}
+
+impl Found {
+    fn report(self, data: &DataDir, geometry: &Geometry, stopped: bool) -> VerifyReport {
+        let good = geometry.all().zip(&self.have).filter(|(_, have)| **have);
+        VerifyReport {
+            good: good.map(|(piece, _)| u64::from(geometry.piece_length(piece))).sum(),
+            bad_files: (self.bad_files.into_iter())
+                .filter_map(|(file, reason)| data.path(file).map(|path| (path.into(), reason)))
+                .collect(),
+            have: self.have,
+            stopped,
+        }
+    }
+}
+
+/// A thread's view of the files.
+struct Reader<'a> {
+    data: &'a DataDir,
+    current: Current,
+    chunk: Vec<u8>,
+    bad_files: BTreeMap<usize, String>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(data: &'a DataDir) -> Self {
+        Self { data, current: Current(None), chunk: vec![0; CHUNK], bad_files: BTreeMap::new() }
+    }
+
+    /// True if the piece is there and passes its hash.
+    fn check(&mut self, meta: &Metainfo, piece: PieceIndex, progress: &dyn Fn(u64), stop: &AtomicBool) -> bool {
+        let (start, length) = (meta.geometry.piece_offset(piece), meta.geometry.piece_length(piece) as usize);
+        let mut hasher = Sha1::new();
+        let mut done = 0;
+        while done < length {
+            let step = CHUNK.min(length - done);
+            if stop.load(Ordering::Relaxed) {
+                return false;
+            }
+            if !self.read(start + done as u64, step) {
+                progress((length - done) as u64);
+                return false;
+            }
+            hasher.update(&self.chunk[..step]);
+            progress(step as u64);
+            done += step;
+        }
+        let good = meta.piece_hashes.get(piece).is_some_and(|hash| hasher.finalize().as_slice() == hash);
+        if !good {
+            self.blame(start, length);
+        }
+        good
+    }
+
+    /// Fills the first `length` bytes of the chunk; false if a file does not have them.
+    fn read(&mut self, offset: u64, length: usize) -> bool {
+        let data = self.data;
+        for span in data.spans(offset, length) {
+            let Ok(Span { file, at, part }) = span else { return false };
+            let chunk = &mut self.chunk[part];
+            let result = self.current.open(data, file).and_then(|open| match open {
+                Some(open) => open.read_exact_at(chunk, at).map_err(|error| explain(&error)),
+                None => {
+                    chunk.fill(0);
+                    Ok(())
+                }
+            });
+            if let Err(reason) = result {
+                self.bad_files.entry(file).or_insert(reason);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// A piece differs: the file that it lies in does, or one of several.
+    fn blame(&mut self, start: u64, length: usize) {
+        let files: Vec<_> = self.data.spans(start, length).filter_map(Result::ok).map(|span| span.file).collect();
+        let reason = if files.len() == 1 { "its content differs" } else { "it shares a piece that differs" };
+        for file in files {
+            self.bad_files.entry(file).or_insert_with(|| reason.into());
+        }
+    }
+}
+
+/// The file that a thread read last, or why it cannot be read: reading goes in order, so the next is mostly the same.
+struct Current(Option<(usize, Result<Option<File>, String>)>);
+
+impl Current {
+    /// The file, `None` if it is padding.
+    fn open(&mut self, data: &DataDir, index: usize) -> Result<Option<&File>, String> {
+        if self.0.as_ref().is_none_or(|(at, _)| *at != index) {
+            self.0 = None; // closed before the next is opened
+            let opened = data.open_index(index).map_err(|error| explain(&error));
+            if let Ok(Some(file)) = &opened {
+                // A hint: the kernel reads further ahead. Not every file system takes it.
+                let _ = rustix::fs::fadvise(file, 0, None, Advice::Sequential);
+            }
+            self.0 = Some((index, opened));
+        }
+        match &self.0 {
+            Some((_, Ok(file))) => Ok(file.as_ref()),
+            Some((_, Err(reason))) => Err(reason.clone()),
+            None => Ok(None),
+        }
+    }
+}
+
+fn explain(error: &io::Error) -> String {
+    match (error.kind(), error.raw_os_error()) {
+        (io::ErrorKind::NotFound, _) => "it is missing".into(),
+        (io::ErrorKind::UnexpectedEof, _) => "it is too short".into(),
+        (_, Some(libc::EXDEV | libc::ELOOP)) => "it is a link that leads out of the directory".into(),
+        _ => error.to_string(),
+    }
+}

@@ -1,0 +1,421 @@
+//! One node's turn, as the engine takes it: an input, every effect, what its peers' sockets have room for, its timer.
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use rand::RngExt;
+
+use super::net::{End, Packet};
+use super::node::{Behaviour, Parked};
+use super::pieces::{Partial, right_digests};
+use super::world::{DONTHAVE, Event, MAX_SPINS, MIN_INTERVAL, NodeIndex, TORRENT, World};
+use crate::metainfo::{PieceIndex, Request};
+use crate::swarm::{CloseReason, Effect, Input, Outgoing, PeerKey, ReadId, Receipt, Room};
+use crate::wire::Message;
+
+/// How long a block takes to hash: 1.3 GB/s. The last one of a piece is what it waits for.
+const HASH: Duration = Duration::from_micros(13);
+/// How long a read takes that the cache answers: a FUSE round trip.
+const HIT: Duration = Duration::from_micros(20);
+
+impl World {
+    /// After any news for a node: effects, wakes and dials until there are none, then its timer.
+    pub(super) fn settle(&mut self, index: NodeIndex) {
+        loop {
+            if let Some(effect) = self.nodes[index.0].swarm.poll() {
+                self.effect(index, effect);
+            } else if let Some(peer) = self.nodes[index.0].wakes.pop_front() {
+                self.pump(index, peer);
+            } else {
+                break;
+            }
+        }
+        self.dial(index);
+        self.arm(index);
+    }
+
+    fn effect(&mut self, index: NodeIndex, effect: Effect) {
+        let now = self.now;
+        match effect {
+            Effect::Wake(peer) => self.nodes[index.0].wakes.push_back(peer),
+            Effect::ReadReady(id) => self.read_ready(index, id),
+            Effect::ReadFailed(id, _) => match self.nodes[index.0].reads.remove(&id) {
+                Some(parked) => self.answered(index, &parked, false),
+                None => self.violation(index, format!("{id:?} failed, and was answered before")),
+            },
+            Effect::Close(peer, reason) => {
+                let good = !matches!(reason, CloseReason::Protocol(_));
+                if let Some(end) = self.end(index, peer) {
+                    let other = self.connections[end.connection].nodes[1 - end.side];
+                    if !good {
+                        self.violation(index, format!("closed {other:?}: {reason}"));
+                    }
+                    self.close(end, good);
+                }
+            }
+            Effect::Ban(peer, addr, piece) => {
+                self.nodes[index.0].node.ban(now, TORRENT, addr);
+                if let Some(end) = self.end(index, peer) {
+                    let other = self.connections[end.connection].nodes[1 - end.side];
+                    if !matches!(self.nodes[other.0].spec.behaviour, Behaviour::Liar(_)) {
+                        self.violation(index, format!("banned {other:?}, which is honest, over {piece:?}"));
+                    }
+                    self.nodes[index.0].figures.banned += 1;
+                    self.close(end, false);
+                }
+            }
+            Effect::Digest(piece) => {
+                if self.nodes[index.0].store.contains(piece) {
+                    let digests = right_digests(&self.geometry, piece);
+                    self.nodes[index.0].swarm.handle(now, Input::Digests(piece, &digests));
+                }
+            }
+            Effect::Discard { piece, attempt } => self.discard(index, piece, attempt),
+            Effect::WantMemory(bytes) => {
+                let grant = self.nodes[index.0].node.reserve(TORRENT, bytes);
+                self.grant(index, grant);
+            }
+            Effect::ReturnMemory(bytes) => {
+                let node = &mut self.nodes[index.0];
+                if bytes > node.granted {
+                    let granted = node.granted;
+                    self.violation(index, format!("{bytes} bytes of memory returned, {granted} granted"));
+                }
+                let node = &mut self.nodes[index.0];
+                node.granted = node.granted.saturating_sub(bytes);
+                for (_, grant) in node.node.release(TORRENT, bytes) {
+                    self.grant(index, grant);
+                }
+            }
+            Effect::Starved => {
+                self.nodes[index.0].node.boost(now, TORRENT);
+                let announced = self.nodes[index.0].announced;
+                if announced.is_none_or(|at| now.saturating_duration_since(at) >= MIN_INTERVAL) {
+                    self.announce(index);
+                }
+            }
+            Effect::Completed => {
+                let elapsed = self.since_start();
+                let node = &mut self.nodes[index.0];
+                if node.figures.completed.replace(elapsed).is_some() {
+                    self.violation(index, "it is complete a second time".to_owned());
+                }
+                self.completed += 1;
+                let node = &self.nodes[index.0];
+                if let Some(after) = node.spec.leave_after {
+                    self.queue.push(now + after, Event::Leave(index, false));
+                }
+            }
+        }
+    }
+
+    fn grant(&mut self, index: NodeIndex, bytes: u64) {
+        if bytes > 0 {
+            let node = &mut self.nodes[index.0];
+            node.granted += bytes;
+            node.swarm.handle(self.now, Input::Grant(bytes));
+        }
+    }
+
+    /// Sends what a peer is to be sent, as far as its socket has room.
+    fn pump(&mut self, index: NodeIndex, peer: PeerKey) {
+        let Some(end) = self.end(index, peer) else { return };
+        let mut out = Vec::new();
+        loop {
+            let wanted = self.socket_room(end);
+            if wanted == 0 {
+                return;
+            }
+            let node = &mut self.nodes[index.0];
+            let allowed = node.node.upload_room(self.now, wanted);
+            let room = Room { total: wanted, payload: allowed.granted };
+            let held = node.swarm.transmit(self.now, peer, room, &mut out);
+            let spent: usize = out.iter().map(payload).sum();
+            node.node.upload_return(allowed.granted.saturating_sub(spent));
+            node.node.upload_overdraw(spent.saturating_sub(allowed.granted));
+            if out.is_empty() {
+                if let (true, Some(retry)) = (held, allowed.retry) {
+                    node.throttled.insert(peer, retry);
+                }
+                return;
+            }
+            for outgoing in out.drain(..) {
+                match outgoing {
+                    Outgoing::Message(message) => self.send(end, Packet::Message(message)),
+                    Outgoing::Piece(request) => self.serve(index, end, request),
+                }
+            }
+        }
+    }
+
+    fn serve(&mut self, index: NodeIndex, end: End, request: Request) {
+        let node = &mut self.nodes[index.0];
+        if !node.store.touch(request.piece) {
+            node.figures.unserved += 1;
+            node.swarm.handle(self.now, Input::Unserved(end.key(), request));
+            return;
+        }
+        let liar = match node.spec.behaviour {
+            Behaviour::Silent => return,
+            Behaviour::Liar(share) => self.rng.random_bool(share.clamp(0.0, 1.0)).then_some(index),
+            Behaviour::Honest | Behaviour::FreeRider => None,
+        };
+        node.figures.sent += u64::from(request.length);
+        self.send(end, Packet::Piece { request, liar });
+    }
+
+    /// Something has come to a node.
+    pub(super) fn deliver(&mut self, index: NodeIndex, end: End, packet: Packet) {
+        let (now, peer) = (self.now, end.key());
+        let node = &mut self.nodes[index.0];
+        match packet {
+            Packet::Message(Message::Extended { id: DONTHAVE, payload }) => match <[u8; 4]>::try_from(&payload[..]) {
+                Ok(piece) => node.swarm.handle(now, Input::DontHave(peer, PieceIndex(u32::from_be_bytes(piece)))),
+                Err(_) => self.violation(index, format!("a dont-have of {} bytes came", payload.len())),
+            },
+            Packet::Message(message) => {
+                node.swarm.handle(now, Input::Message(peer, &message));
+                if message == Message::Interested {
+                    node.node.hurry_rechoke(now);
+                }
+            }
+            Packet::Handshake(handshake) => {
+                if let Some(port) = handshake.listen_port {
+                    node.node.listening(now, peer, port);
+                }
+                node.swarm.handle(now, Input::Extended(peer, &handshake));
+            }
+            Packet::Piece { request, liar } => match node.swarm.receive(now, peer, request) {
+                Receipt::Keep { attempt } => {
+                    node.figures.kept += u64::from(request.length);
+                    self.keep(index, request, attempt, liar);
+                }
+                Receipt::Drop => node.figures.dropped += u64::from(request.length),
+            },
+        }
+    }
+
+    fn keep(&mut self, index: NodeIndex, request: Request, attempt: u32, liar: Option<NodeIndex>) {
+        let (now, geometry) = (self.now, self.geometry);
+        let Some(block) = geometry.block(request) else {
+            self.violation(index, format!("{request:?} was kept and is no block"));
+            return;
+        };
+        let node = &mut self.nodes[index.0];
+        if node.store.contains(block.piece) {
+            self.violation(index, format!("{block:?} was kept, and the piece is there"));
+            return;
+        }
+        if node.partials.get(&block.piece).is_some_and(|partial| partial.attempt != attempt) {
+            self.take_partial(index, block.piece);
+        }
+        let node = &mut self.nodes[index.0];
+        let length = u64::from(geometry.piece_length(block.piece));
+        let partial = node.partials.entry(block.piece).or_insert_with(|| {
+            node.assembling += length;
+            Partial::new(geometry.blocks(block.piece), attempt)
+        });
+        if !partial.fill(block, liar) {
+            self.violation(index, format!("{block:?} was kept twice"));
+        } else if partial.full() {
+            self.queue.push(now + HASH, Event::Hashed(index, block.piece, attempt));
+        }
+        let node = &self.nodes[index.0];
+        if node.assembling > node.granted {
+            let (begun, granted) = (node.assembling, node.granted);
+            self.violation(index, format!("{begun} bytes of pieces are begun, {granted} granted"));
+        }
+    }
+
+    fn discard(&mut self, index: NodeIndex, piece: PieceIndex, attempt: u32) {
+        match self.nodes[index.0].partials.get(&piece) {
+            Some(partial) if partial.attempt == attempt && partial.full() => {
+                self.violation(index, format!("{piece:?} was discarded while it is hashed"));
+            }
+            Some(partial) if partial.attempt == attempt => drop(self.take_partial(index, piece)),
+            _ => {}
+        }
+    }
+
+    fn take_partial(&mut self, index: NodeIndex, piece: PieceIndex) -> Option<Partial> {
+        let node = &mut self.nodes[index.0];
+        let partial = node.partials.remove(&piece)?;
+        node.assembling -= u64::from(self.geometry.piece_length(piece));
+        Some(partial)
+    }
+
+    pub(super) fn hashed(&mut self, index: NodeIndex, piece: PieceIndex, attempt: u32) {
+        let now = self.now;
+        let node = &mut self.nodes[index.0];
+        if !node.alive {
+            return;
+        }
+        if node.partials.get(&piece).is_none_or(|partial| partial.attempt != attempt) {
+            return; // Begun anew meanwhile.
+        }
+        let Some(partial) = self.take_partial(index, piece) else { return };
+        let node = &mut self.nodes[index.0];
+        if partial.corrupt() {
+            node.figures.failed_pieces += 1;
+            node.swarm.handle(now, Input::PieceFailed(piece, &partial.digests(piece)));
+        } else {
+            // Evicted is entered before the bytes go.
+            while let Some(surplus) = node.store.surplus() {
+                node.figures.evicted += 1;
+                node.swarm.handle(now, Input::Evicted(surplus));
+                node.store.remove(surplus);
+            }
+            node.store.insert(piece);
+            node.swarm.handle(now, Input::PieceVerified(piece));
+        }
+        self.settle(index);
+    }
+
+    /// A reader opens its file, makes its next read, or closes the file.
+    pub(super) fn read(&mut self, index: NodeIndex, reader: usize) {
+        let now = self.now;
+        let node = &mut self.nodes[index.0];
+        let Some(at_work) = node.readers.get_mut(reader).filter(|_| node.alive) else { return };
+        let handle = at_work.handle;
+        if !std::mem::replace(&mut at_work.open, true) {
+            node.swarm.handle(now, Input::Open(handle, at_work.spec.file.clone()));
+        }
+        match at_work.next() {
+            None => {
+                at_work.finished = true;
+                self.unfinished_readers -= 1;
+                node.swarm.handle(now, Input::Flush(handle));
+                node.swarm.handle(now, Input::Close(handle));
+            }
+            Some(bytes) => {
+                at_work.asked = Some(now);
+                if self.missing(index, &bytes).is_empty() {
+                    self.nodes[index.0].swarm.handle(now, Input::Hit(handle, bytes.clone()));
+                    self.answered(index, &Parked { reader, bytes, deadline: now }, true);
+                } else {
+                    let deadline = now + self.nodes[index.0].spec.read_timeout;
+                    let id = ReadId(self.nodes[index.0].next_read);
+                    self.nodes[index.0].next_read += 1;
+                    self.park(index, id, Parked { reader, bytes, deadline });
+                }
+            }
+        }
+        self.settle(index);
+    }
+
+    fn park(&mut self, index: NodeIndex, id: ReadId, parked: Parked) {
+        let node = &mut self.nodes[index.0];
+        let Some(handle) = node.readers.get(parked.reader).map(|reader| reader.handle) else { return };
+        let (bytes, deadline) = (parked.bytes.clone(), parked.deadline);
+        node.reads.insert(id, parked);
+        node.swarm.handle(self.now, Input::Read { id, handle, bytes, deadline });
+    }
+
+    /// The pieces of a range that are not in the cache; the others are now those used last.
+    fn missing(&mut self, index: NodeIndex, bytes: &Range<u64>) -> Vec<PieceIndex> {
+        let store = &mut self.nodes[index.0].store;
+        self.geometry.pieces_of(bytes.clone()).filter(|&piece| !store.touch(piece)).collect()
+    }
+
+    fn read_ready(&mut self, index: NodeIndex, id: ReadId) {
+        let Some(parked) = self.nodes[index.0].reads.remove(&id) else {
+            self.violation(index, format!("{id:?} is ready, and was answered before"));
+            return;
+        };
+        let lost = self.missing(index, &parked.bytes);
+        if lost.is_empty() {
+            self.answered(index, &parked, true);
+            return;
+        }
+        // A piece of it was evicted after another one of it came: again, within the same deadline.
+        for piece in lost {
+            self.nodes[index.0].swarm.handle(self.now, Input::Lost(piece));
+        }
+        self.park(index, id, parked);
+    }
+
+    fn answered(&mut self, index: NodeIndex, parked: &Parked, done: bool) {
+        let (now, length) = (self.now, parked.bytes.end - parked.bytes.start);
+        let node = &mut self.nodes[index.0];
+        let Some(reader) = node.readers.get_mut(parked.reader) else { return };
+        let waited = reader.asked.take().map_or(Duration::ZERO, |asked| now.saturating_duration_since(asked));
+        let think = reader.spec.think;
+        let figures = &mut node.figures;
+        figures.worst_wait = figures.worst_wait.max(waited);
+        if done {
+            figures.reads_done += 1;
+            figures.read_bytes += length;
+        } else {
+            figures.reads_failed += 1;
+        }
+        let late = waited.saturating_sub(node.spec.read_timeout);
+        if late > Duration::from_millis(1) {
+            self.violation(index, format!("a read was answered {late:?} after its deadline"));
+        }
+        self.queue.push(now + think + HIT, Event::Read(index, parked.reader));
+    }
+
+    /// The node's earliest deadline has come.
+    pub(super) fn timer(&mut self, index: NodeIndex) {
+        let now = self.now;
+        let node = &mut self.nodes[index.0];
+        if node.armed != Some(now) || !node.alive {
+            return; // An earlier one took its place.
+        }
+        node.armed = None;
+        if node.swarm.next_timeout().is_some_and(|at| at <= now) {
+            node.swarm.handle(now, Input::Timeout);
+        }
+        if node.node.next_rechoke() <= now {
+            let torrents = [(TORRENT, node.swarm.complete(), node.swarm.candidates(now))];
+            for (_, unchoked) in node.node.rechoke(now, &torrents) {
+                node.swarm.handle(now, Input::Unchoked(&unchoked));
+            }
+        }
+        let ready: Vec<PeerKey> = node.throttled.iter().filter(|t| *t.1 <= now).map(|t| *t.0).collect();
+        for peer in ready {
+            node.throttled.remove(&peer);
+            node.wakes.push_back(peer);
+        }
+        self.settle(index);
+    }
+
+    fn arm(&mut self, index: NodeIndex) {
+        let now = self.now;
+        let node = &mut self.nodes[index.0];
+        if !node.alive {
+            return;
+        }
+        let deadlines: [Option<Instant>; 4] = [
+            node.swarm.next_timeout(),
+            Some(node.node.next_rechoke()),
+            node.node.next_timeout(),
+            node.throttled.values().min().copied(),
+        ];
+        let Some(due) = deadlines.into_iter().flatten().min().map(|at| at.max(now)) else { return };
+        if node.armed.is_none_or(|armed| due < armed) {
+            node.armed = Some(due);
+            self.queue.push(due, Event::Timer(index));
+            node.spins = if due == now { node.spins + 1 } else { 0 };
+            assert!(node.spins < MAX_SPINS, "{index:?} spins at {:?}: its deadlines {deadlines:?} stay due", now);
+        }
+    }
+
+    fn end(&self, index: NodeIndex, peer: PeerKey) -> Option<End> {
+        let side = *self.nodes[index.0].peers.get(&peer)?;
+        Some(End::of(peer, side))
+    }
+
+    fn violation(&mut self, index: NodeIndex, what: String) {
+        let at = self.since_start();
+        self.violations.push(format!("at {at:?} {index:?}: {what}"));
+    }
+}
+
+/// Bytes that count against the upload limit.
+fn payload(outgoing: &Outgoing) -> usize {
+    match outgoing {
+        Outgoing::Piece(request) => request.length as usize + 13,
+        Outgoing::Message(_) => 0,
+    }
+}

@@ -1,0 +1,165 @@
+//! A node of the simulation: the real Swarm and Node, and models of what the engine has around them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use super::link::{Link, Pipe};
+use super::pieces::{Partial, Store};
+use super::reader::{Reader, ReaderSpec};
+use super::world::NodeIndex;
+use crate::config::Fill;
+use crate::metainfo::PieceIndex;
+use crate::node::Node;
+use crate::swarm::{PeerKey, ReadId, Swarm};
+use crate::wire::PeerId;
+
+/// How a node treats its peers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Behaviour {
+    /// As the rules say.
+    Honest,
+    /// It never sends a block that it was asked for.
+    Silent,
+    /// Each block that it sends is wrong with this probability.
+    Liar(f64),
+    /// It uploads nothing (`--no-upload`).
+    FreeRider,
+}
+
+/// What a node is made from.
+#[derive(Clone, Debug)]
+pub struct NodeSpec {
+    /// Its link.
+    pub link: Link,
+    /// How it treats its peers.
+    pub behaviour: Behaviour,
+    /// It has everything from the start.
+    pub seed: bool,
+    /// When it joins, from the start of the simulation.
+    pub join: Duration,
+    /// It leaves this long after it is complete.
+    pub leave_after: Option<Duration>,
+    /// Pieces that its memory cache holds.
+    pub cache_pieces: usize,
+    /// Bytes of unfinished pieces, as [`crate::node::Limits::assembly_bytes`].
+    pub assembly_bytes: u64,
+    /// What it fetches unasked.
+    pub fill: Fill,
+    /// Regular upload slots.
+    pub upload_slots: usize,
+    /// Upload limit, bytes per second.
+    pub upload_limit: Option<u64>,
+    /// How long its reads wait.
+    pub read_timeout: Duration,
+    /// Its programs.
+    pub readers: Vec<ReaderSpec>,
+}
+
+impl Default for NodeSpec {
+    fn default() -> Self {
+        Self {
+            link: Link::LAN,
+            behaviour: Behaviour::Honest,
+            seed: false,
+            join: Duration::ZERO,
+            leave_after: None,
+            cache_pieces: usize::MAX,
+            assembly_bytes: 64 << 20,
+            fill: Fill::Open,
+            upload_slots: 4,
+            upload_limit: None,
+            read_timeout: Duration::from_secs(60),
+            readers: Vec::new(),
+        }
+    }
+}
+
+/// What has become of a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Reads answered with their bytes.
+    pub reads_done: u64,
+    /// Bytes that they gave.
+    pub read_bytes: u64,
+    /// Reads that failed.
+    pub reads_failed: u64,
+    /// The longest that a read waited.
+    pub worst_wait: Duration,
+    /// Payload bytes that came and were kept.
+    pub kept: u64,
+    /// Payload bytes that came and were dropped.
+    pub dropped: u64,
+    /// Payload bytes sent.
+    pub sent: u64,
+    /// Pieces that failed their hash.
+    pub failed_pieces: u64,
+    /// Liars that it banned.
+    pub banned: u64,
+    /// Pieces that left the cache.
+    pub evicted: u64,
+    /// Blocks that were promised and no longer there.
+    pub unserved: u64,
+    /// When every piece had been there once, from the start of the simulation.
+    pub completed: Option<Duration>,
+}
+
+/// A read that waits.
+#[derive(Clone, Debug)]
+pub(super) struct Parked {
+    pub(super) reader: usize,
+    pub(super) bytes: Range<u64>,
+    pub(super) deadline: Instant,
+}
+
+/// A node at work.
+#[derive(Debug)]
+pub(super) struct SimNode {
+    pub(super) spec: NodeSpec,
+    pub(super) id: PeerId,
+    pub(super) alive: bool,
+    pub(super) swarm: Swarm,
+    pub(super) node: Node,
+    pub(super) up: Pipe,
+    pub(super) down: Pipe,
+    pub(super) store: Store,
+    pub(super) partials: BTreeMap<PieceIndex, Partial>,
+    /// Bytes of the pieces in `partials`.
+    pub(super) assembling: u64,
+    /// Bytes of unfinished pieces that the node has granted to the swarm.
+    pub(super) granted: u64,
+    /// Which end of a connection is ours.
+    pub(super) peers: BTreeMap<PeerKey, usize>,
+    pub(super) wakes: VecDeque<PeerKey>,
+    /// Peers that wait for upload room, and until when.
+    pub(super) throttled: BTreeMap<PeerKey, Instant>,
+    pub(super) readers: Vec<Reader>,
+    pub(super) reads: BTreeMap<ReadId, Parked>,
+    pub(super) next_read: u64,
+    pub(super) announced: Option<Instant>,
+    /// The timer event that is under way.
+    pub(super) armed: Option<Instant>,
+    /// Timers in a row at the present instant.
+    pub(super) spins: u32,
+    pub(super) figures: Figures,
+}
+
+/// The port where every node listens.
+pub(super) const PORT: u16 = 6881;
+
+/// Where a node listens: a private address, so that no limit per address applies.
+pub(super) fn listens(node: NodeIndex) -> SocketAddr {
+    let number = u32::try_from(node.0).unwrap_or(u32::MAX) & 0x00ff_ffff;
+    SocketAddr::new(Ipv4Addr::from(0x0a00_0000 | number).into(), PORT)
+}
+
+/// The node that listens at an address.
+pub(super) fn at(addr: SocketAddr) -> Option<NodeIndex> {
+    match addr {
+        SocketAddr::V4(v4) if v4.ip().octets()[0] == 10 => {
+            Some(NodeIndex((u32::from(*v4.ip()) & 0x00ff_ffff) as usize))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,241 @@
+//! Reads: answered, failed, striped, re-requested.
+
+use super::*;
+
+#[test]
+fn a_read_is_answered_when_its_pieces_are_there_and_at_once_when_they_are() {
+    let mut lab = Lab::new(8, 4 * BLOCK, Fill::None);
+    lab.seed(serves(10_000_000));
+    lab.open();
+    assert!(lab.timed(100..5 * BLOCK) < ms(200));
+    assert_eq!(lab.fetched.iter().map(|p| p.0).collect::<Vec<_>>(), [0, 1]);
+    assert_eq!(lab.timed(0..10), ms(0));
+    assert_eq!((lab.swarm.totals().held, lab.swarm.totals().waiting), (8 * BLOCK, 0));
+}
+
+#[test]
+fn random_reads_fetch_no_more_than_the_pieces_they_touch() {
+    let mut lab = Lab::new(400, 4 * BLOCK, Fill::Open);
+    lab.seed(serves(10_000_000));
+    lab.open();
+    for piece in [300, 17, 160, 399, 18, 90] {
+        let at = piece * 4 * BLOCK + 1_000;
+        lab.timed(at..at + 4_096);
+    }
+    lab.run(secs(2));
+    assert_eq!(lab.fetched.iter().map(|p| p.0).collect::<Vec<_>>(), [17, 18, 90, 160, 300, 399]);
+}
+
+#[test]
+fn without_a_source_a_read_fails_at_its_deadline_and_later_ones_sooner() {
+    let mut lab = Lab::new(8, 4 * BLOCK, Fill::None);
+    lab.open();
+    let began = lab.now;
+    let id = lab.read(0..10);
+    assert_eq!(lab.wait(id), Err(ReadError::Deadline));
+    assert_eq!(lab.now - began, secs(60));
+    let again = lab.read(5..20);
+    assert_eq!(lab.answered[&again], Err(ReadError::NoSource), "the kernel's second try fails at once");
+    lab.run(secs(3));
+    let (began, later) = (lab.now, lab.read(0..10));
+    assert_eq!(lab.wait(later), Err(ReadError::NoSource));
+    assert_eq!(lab.now - began, secs(2));
+    lab.run(secs(3));
+    let hopeful = lab.read(0..10);
+    lab.run(secs(1));
+    lab.seed(serves(1_000_000));
+    assert_eq!(lab.wait(hopeful), Ok(()), "a source turned up");
+}
+
+#[test]
+fn a_source_that_appears_gives_a_hopeless_read_its_whole_time() {
+    let mut lab = Lab::new(8, 4 * BLOCK, Fill::None);
+    lab.open();
+    let first = lab.read(0..10);
+    assert_eq!(lab.wait(first), Err(ReadError::Deadline));
+    lab.run(secs(3));
+    let (began, id) = (lab.now, lab.read(0..10));
+    lab.run(secs(1));
+    lab.seed(Character::Scripted);
+    assert_eq!(lab.wait(id), Err(ReadError::Deadline));
+    assert_eq!(lab.now - began, secs(60));
+}
+
+#[test]
+fn withdrawn_demand_is_cancelled_and_shutdown_answers_everything() {
+    let mut lab = Lab::new(8, 4 * BLOCK, Fill::None);
+    let peer = lab.seed(Character::Scripted);
+    lab.open();
+    let id = lab.read(0..10);
+    assert_eq!(lab.pending(peer).len(), 4);
+    lab.open_reads.remove(&id);
+    lab.input(Input::Withdraw(id));
+    assert!(lab.pending(peer).is_empty() && lab.granted == 0);
+    let other = lab.read(0..10);
+    lab.input(Input::Shutdown);
+    assert_eq!(lab.answered[&other], Err(ReadError::Shutdown));
+    let later = lab.read(0..10);
+    assert_eq!(lab.answered[&later], Err(ReadError::Shutdown));
+    assert_eq!(lab.swarm.totals().waiting, 0);
+}
+
+#[test]
+fn twenty_silent_seeds_beside_a_good_one_do_not_stall_a_read() {
+    let mut lab = Lab::new(64, 16 * BLOCK, Fill::None);
+    for _ in 0..20 {
+        lab.seed(Character::Scripted);
+    }
+    lab.seed(serves(2_000_000));
+    lab.open();
+    let first = lab.timed(0..100);
+    assert!(first < secs(3), "{first:?}");
+    let second = lab.timed(40 * 16 * BLOCK..40 * 16 * BLOCK + 100);
+    assert!(second < secs(3), "{second:?}");
+    lab.run(secs(6));
+    let third = lab.timed(20 * 16 * BLOCK..20 * 16 * BLOCK + 100);
+    assert!(third < ms(1_000), "{third:?}");
+}
+
+#[test]
+fn a_slow_peer_leaves_waited_for_blocks_to_the_fast_ones() {
+    let mut lab = Lab::new(400, 16 * BLOCK, Fill::None);
+    let slow = lab.seed(serves(20_000));
+    let fast = lab.seed(serves(10_000_000));
+    lab.open();
+    for piece in 0..20 {
+        let at = piece * 37 % 400 * 16 * BLOCK;
+        lab.timed(at..at + 10);
+    }
+    let took = lab.timed(399 * 16 * BLOCK..399 * 16 * BLOCK + 10);
+    assert!(took < ms(250), "{took:?}");
+    let of = |p: PeerKey| lab.swarm.peers[&p].received;
+    assert!(of(fast) > 20 * of(slow), "{} {}", of(fast), of(slow));
+}
+
+#[test]
+fn a_late_block_is_asked_for_elsewhere_and_the_loser_gets_a_cancel() {
+    let mut lab = Lab::new(4, BLOCK, Fill::None);
+    let silent = lab.seed(Character::Scripted);
+    lab.open();
+    let id = lab.read(0..10);
+    let request = lab.pending(silent)[0];
+    let other = lab.seed(Character::Scripted);
+    assert!(lab.pending(other).is_empty());
+    lab.run(ms(999));
+    assert!(lab.pending(other).is_empty());
+    lab.run(ms(2));
+    assert_eq!(lab.pending(other), [request]);
+    assert!(matches!(lab.deliver(other, request), Receipt::Keep { .. }));
+    assert_eq!(lab.answered[&id], Ok(()));
+    assert!(lab.messages(silent).contains(&Message::Cancel(request)));
+    assert_eq!(lab.deliver(silent, request), Receipt::Drop, "no offence, but of no use");
+    assert_eq!(lab.swarm.totals().wasted, BLOCK);
+    assert_eq!(lab.closed(silent), None);
+}
+
+#[test]
+fn a_choke_voids_requests_and_a_block_that_still_comes_is_taken() {
+    for fast in [true, false] {
+        let mut lab = Lab::new(4, 2 * BLOCK, Fill::None);
+        let peer = lab.connect(Character::Scripted, fast);
+        lab.says(peer, Message::Bitfield(vec![0xf0].into()));
+        lab.says(peer, Message::Unchoke);
+        lab.open();
+        let id = lab.read(0..10);
+        let asked = lab.pending(peer);
+        assert_eq!(asked.len(), 2);
+        let other = lab.connect(Character::Scripted, true);
+        lab.says(other, Message::HaveAll);
+        lab.says(other, Message::Unchoke);
+        lab.says(peer, Message::Choke);
+        assert_eq!(lab.pending(other), asked, "at once elsewhere");
+        assert!(matches!(lab.deliver(peer, asked[0]), Receipt::Keep { .. }));
+        assert_eq!(lab.pending(other), asked[1..]);
+        lab.deliver(other, asked[1]);
+        assert_eq!(lab.answered[&id], Ok(()));
+    }
+}
+
+#[test]
+fn allowed_fast_pieces_are_asked_for_while_choked() {
+    let mut lab = Lab::new(8, BLOCK, Fill::None);
+    let peer = lab.connect(serves(1_000_000), true);
+    lab.says(peer, Message::HaveAll);
+    lab.open();
+    let id = lab.read(3 * BLOCK..3 * BLOCK + 1);
+    assert_eq!(lab.count(|e| *e == Effect::Starved), 1);
+    lab.says(peer, Message::AllowedFast(PieceIndex(3)));
+    assert_eq!(lab.wait(id), Ok(()));
+}
+
+#[test]
+fn a_rejected_piece_is_asked_for_again_later_without_a_busy_loop() {
+    let mut lab = Lab::new(8, BLOCK, Fill::None);
+    let peer = lab.seed(Character::Scripted);
+    lab.open();
+    lab.read(0..1);
+    let mut times = 0;
+    let end = lab.now + secs(60);
+    while lab.now < end {
+        for request in lab.pending(peer) {
+            times += 1;
+            lab.says(peer, Message::Reject(request));
+        }
+        let step = lab.now + ms(50);
+        lab.run_until(step, |_| false);
+    }
+    assert!((4..8).contains(&times), "{times} requests in a minute");
+}
+
+#[test]
+fn starved_is_said_at_once_and_every_five_seconds() {
+    let mut lab = Lab::new(8, BLOCK, Fill::None);
+    lab.open();
+    lab.read(0..1);
+    let starved = |lab: &Lab| lab.count(|e| *e == Effect::Starved);
+    assert_eq!(starved(&lab), 1);
+    lab.run(ms(14_900));
+    assert_eq!(starved(&lab), 3);
+    let peer = lab.seed(Character::Scripted);
+    lab.run(ms(900));
+    assert_eq!(starved(&lab), 3);
+    lab.says(peer, Message::Choke);
+    lab.says(peer, Message::Unchoke);
+    assert_eq!(starved(&lab), 4);
+}
+
+#[test]
+fn evicted_and_lost_pieces_are_waited_for_again() {
+    let mut lab = Lab::new(8, BLOCK, Fill::None);
+    let peer = lab.seed(Character::Scripted);
+    lab.open();
+    let id = lab.read(0..2 * BLOCK);
+    let asked = lab.pending(peer);
+    lab.deliver(peer, asked[0]);
+    lab.input(Input::Evicted(PieceIndex(0)));
+    lab.deliver(peer, asked[1]);
+    assert!(!lab.answered.contains_key(&id));
+    let again = lab.pending(peer);
+    assert_eq!(again, [asked[0]]);
+    lab.deliver(peer, again[0]);
+    assert_eq!(lab.answered[&id], Ok(()));
+    lab.input(Input::Lost(PieceIndex(1)));
+    assert!(!lab.swarm.has(PieceIndex(1)));
+    assert_eq!(lab.swarm.totals().held, BLOCK);
+}
+
+#[test]
+fn a_snubbed_peer_keeps_one_request_and_is_forgiven_by_a_block() {
+    let mut lab = Lab::new(8, 4 * BLOCK, Fill::None);
+    let peer = lab.seed(Character::Scripted);
+    lab.open();
+    lab.read(0..1);
+    let asked = lab.pending(peer);
+    assert_eq!(asked.len(), 4);
+    lab.run(ms(5_001));
+    assert_eq!(lab.pending(peer), asked[..1]);
+    assert!(lab.swarm.candidates(lab.now)[0].snubbed);
+    assert!(matches!(lab.deliver(peer, asked[1]), Receipt::Keep { .. }), "cancelled, but it comes");
+    assert!(!lab.swarm.candidates(lab.now)[0].snubbed);
+    assert_eq!(lab.pending(peer).len(), 3);
+}
