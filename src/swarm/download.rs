@@ -180,6 +180,7 @@ impl Swarm {
         hedge: bool,
         out: &mut Vec<Block>,
     ) -> usize {
+        let hedge = hedge && self.may_hedge(now, key, piece);
         let (Some(partial), Some(peer)) = (self.partials.get_mut(&piece), self.peers.get_mut(&key)) else { return 0 };
         if partial.solo.is_some_and(|(solo, _)| solo != key) {
             return 0;
@@ -199,6 +200,13 @@ impl Swarm {
             self.refile(now, piece);
         }
         taken
+    }
+
+    /// True if a block that is late elsewhere may be asked of this peer: it has delivered, or nobody who has serves the
+    /// piece. A hedge with a stranger may be as lost as the first request.
+    fn may_hedge(&self, now: Instant, key: PeerKey, piece: PieceIndex) -> bool {
+        let proven = |p: &Peer| p.answers.patience().is_some() && !p.stalled();
+        self.peers.get(&key).is_some_and(proven) || !self.peers.values().any(|p| proven(p) && p.serves(now, piece))
     }
 
     /// Wakes idle peers that have something to ask for, those that deliver soonest first, until the work is shared out.
@@ -252,10 +260,12 @@ impl Swarm {
         peer.last_heard = now;
         peer.received += u64::from(request.length);
         let asked = self.geometry.block(request).map(|block| (block, peer.take(now, block)));
+        let mut first = false;
         let block = match asked {
             Some((block, Some(asked))) => {
                 let took = now.saturating_duration_since(asked.sent);
                 peer.answers.add(took);
+                first = self.answers.patience().is_none();
                 self.answers.add(took);
                 block
             }
@@ -278,7 +288,13 @@ impl Swarm {
             peer.rate.pause(now);
         }
         peer.pipeline.block(&peer.rate, grows);
-        self.arm(key);
+        if first {
+            // From here on it is known what late means: those who were only guessed at are looked at anew.
+            let all: Vec<PeerKey> = self.peers.keys().copied().collect();
+            all.into_iter().for_each(|other| self.arm(other));
+        } else {
+            self.arm(key);
+        }
         let Some(partial) = self.partials.get_mut(&block.piece) else { return Receipt::Drop };
         match &mut partial.solo {
             Some((solo, _)) if *solo != key => return Receipt::Drop,
