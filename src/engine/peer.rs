@@ -22,6 +22,12 @@ const OUTBOX: usize = 8 * (16 * 1024 + 13);
 /// The worker's read buffer: the largest message, and as much again for the next read.
 const BUFFER: usize = 2 * wire::MAX_MESSAGE;
 
+/// Messages that are judged under one lock: a flood of small ones must not hold it for long.
+const MESSAGES: usize = 256;
+/// Bytes after which a task lets others run. A socket that is always ready would hold its worker, and with it the tasks
+/// that it woke itself, for as long as the peer likes.
+const TURN: usize = 256 * 1024;
+
 thread_local! {
     /// Belongs to the worker, not to the peer: 200 peers do not hold 200 buffers.
     static READ: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER]);
@@ -100,17 +106,20 @@ impl Peer {
     }
 
     async fn drive(&mut self) -> io::Result<()> {
+        let mut moved = 0;
         loop {
-            while self.outbox.len() > 0 && self.write()? {
+            while self.outbox.len() > 0 && self.write(&mut moved)? {
                 self.pull();
+                give_way(&mut moved).await;
             }
+            give_way(&mut moved).await;
             let interest =
                 if self.outbox.len() > 0 { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
             let held = self.held.map(tokio::time::Instant::from_std);
             tokio::select! {
                 ready = self.stream.ready(interest) => {
                     if ready?.is_readable() {
-                        self.read()?;
+                        moved += self.read()?.max(TURN / 64);
                     }
                 }
                 () = self.link.wake.notified() => {
@@ -128,10 +137,11 @@ impl Peer {
     }
 
     /// Writes what waits; false if the socket is full.
-    fn write(&mut self) -> io::Result<bool> {
+    fn write(&mut self, moved: &mut usize) -> io::Result<bool> {
         match self.stream.try_write_vectored(&self.outbox.slices()) {
             Ok(count) => {
                 self.outbox.advance(count);
+                *moved += count;
                 Ok(true)
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
@@ -139,39 +149,24 @@ impl Peer {
         }
     }
 
-    /// One socket read, one lock.
-    fn read(&mut self) -> io::Result<()> {
+    /// One socket read, and one lock for what it brought. Returns the bytes read.
+    fn read(&mut self) -> io::Result<usize> {
         READ.with_borrow_mut(|buffer| {
             let before = self.rest.len();
             buffer[..before].copy_from_slice(&self.rest);
             let count = match self.stream.try_read(&mut buffer[before..]) {
                 Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer closed the connection")),
                 Ok(count) => count,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(0),
                 Err(e) => return Err(e),
             };
             let bytes = &buffer[..before + count];
-            let mut kept = Vec::new();
-            let mut out = Vec::new();
-            let (room, waits) = self.room();
-            let pieces = self.torrent.meta.geometry.pieces();
-            let (seen, payload_waits) = self
-                .torrent
-                .enter(|swarm, now| {
-                    let seen = judge(swarm, now, self.key, pieces, bytes, &mut kept)?;
-                    let payload_waits = swarm.transmit(now, self.key, room, &mut out);
-                    Ok::<_, wire::DecodeError>((seen, payload_waits))
-                })
-                .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+            let mut seen = Seen::default();
+            while self.take_in(bytes, &mut seen)? {}
             self.rest.clear();
             self.rest.extend_from_slice(&bytes[seen.used..]);
             if self.rest.is_empty() {
                 self.rest.shrink_to(16 * 1024 + 13);
-            }
-            self.send(out, room, waits, payload_waits);
-            for block in kept {
-                let data = &bytes[block.at..block.at + block.request.length as usize];
-                self.torrent.fill(block.request, block.attempt, data);
             }
             if seen.interested {
                 self.torrent.shared.hurry_rechoke();
@@ -179,8 +174,27 @@ impl Peer {
             if let Some(port) = seen.listens.filter(|port| *port != 0) {
                 self.torrent.shared.node().listening(Instant::now(), self.key, port);
             }
-            Ok(())
+            Ok(count)
         })
+    }
+
+    /// Lets the swarm judge some messages, sends what it has in return, and puts the blocks into their pieces. True if
+    /// there are more messages.
+    fn take_in(&mut self, bytes: &[u8], seen: &mut Seen) -> io::Result<bool> {
+        let (mut kept, mut out) = (Vec::new(), Vec::new());
+        let (room, retry) = self.room();
+        let pieces = self.torrent.meta.geometry.pieces();
+        let (verdict, payload_waits) = self.torrent.enter(|swarm, now| {
+            let verdict = judge(swarm, now, self.key, pieces, bytes, seen, &mut kept);
+            (verdict, swarm.transmit(now, self.key, room, &mut out))
+        });
+        self.send(out, room, retry, payload_waits);
+        // Whatever follows them, these blocks count as received.
+        for block in kept {
+            let data = &bytes[block.at..block.at + block.request.length as usize];
+            self.torrent.fill(block.request, block.attempt, data);
+        }
+        verdict.map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
     }
 
     /// Takes from the swarm what there is for this peer.
@@ -235,7 +249,7 @@ impl Peer {
     fn send_block(&mut self, request: Request) -> bool {
         let torrent = &self.torrent;
         let span = request.begin as usize..(request.begin + request.length) as usize;
-        if let Some(piece) = torrent.shared.cache.get(torrent.key, request.piece) {
+        if let Some(piece) = torrent.shared.cache.peek(torrent.key, request.piece) {
             if piece.bytes().is_some() {
                 self.outbox.push(|out| wire::encode_piece_header(request, out));
                 self.outbox.push_piece(piece, span);
@@ -268,6 +282,14 @@ impl Peer {
     }
 }
 
+/// Lets other tasks run once [`TURN`] bytes have moved.
+async fn give_way(moved: &mut usize) {
+    if *moved >= TURN {
+        *moved = 0;
+        tokio::task::yield_now().await;
+    }
+}
+
 /// What the node has to know of what a peer said.
 #[derive(Default)]
 struct Seen {
@@ -279,17 +301,19 @@ struct Seen {
     listens: Option<u16>,
 }
 
-/// Lets the swarm judge every whole message of `bytes`.
+/// Lets the swarm judge the whole messages of `bytes` from `seen.used` on, [`MESSAGES`] at the most. True if it stopped
+/// there.
 fn judge(
     swarm: &mut Swarm,
     now: Instant,
     peer: PeerKey,
     pieces: u32,
     bytes: &[u8],
+    seen: &mut Seen,
     kept: &mut Vec<Kept>,
-) -> Result<Seen, wire::DecodeError> {
-    let mut seen = Seen::default();
-    while let Some((message, length)) = wire::decode(&bytes[seen.used..], pieces)? {
+) -> Result<bool, wire::DecodeError> {
+    for _ in 0..MESSAGES {
+        let Some((message, length)) = wire::decode(&bytes[seen.used..], pieces)? else { return Ok(false) };
         seen.used += length;
         match message {
             Message::Piece { piece, begin, data } => {
@@ -313,5 +337,5 @@ fn judge(
             }
         }
     }
-    Ok(seen)
+    Ok(true)
 }
