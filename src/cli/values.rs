@@ -24,7 +24,7 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
         return whole.checked_mul(unit).ok_or_else(wrong);
     }
     let value: f64 = number.parse().map_err(|_| wrong())?;
-    let bytes = value * u32::try_from(unit).map_or(2f64.powi(shift), f64::from);
+    let bytes = value * 2f64.powi(shift);
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked against the range first")]
     if (0.0..2f64.powi(63)).contains(&bytes) { Ok(bytes as u64) } else { Err(wrong()) }
 }

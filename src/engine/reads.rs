@@ -73,9 +73,8 @@ pub(super) fn gather(
     bytes: &Range<u64>,
     mut find: impl FnMut(PieceIndex) -> Option<Arc<Verified>>,
 ) -> Result<Bytes, Missing> {
-    let mut pieces = geometry.pieces_of(bytes.clone());
     let mut copied = Vec::new();
-    while let Some(index) = pieces.next() {
+    for index in geometry.pieces_of(bytes.clone()) {
         let piece = find(index).ok_or(Missing::Piece(index))?;
         let range = geometry.within(index, bytes);
         let span = range.start as usize..range.end as usize;

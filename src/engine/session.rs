@@ -385,7 +385,7 @@ async fn decide(shared: Arc<Shared>) {
             let mut node = shared.node();
             let dials: Vec<_> = std::iter::from_fn(|| node.next_dial(now)).collect();
             let rechoke = node.next_rechoke() <= now;
-            let next = node.next_timeout().map_or(node.next_rechoke(), |at| at.min(node.next_rechoke()));
+            let next = node.next_timeout().into_iter().chain([node.next_rechoke()]).min();
             (dials, rechoke, next)
         };
         for (key, addr) in dials {
@@ -398,7 +398,7 @@ async fn decide(shared: Arc<Shared>) {
             continue;
         }
         tokio::select! {
-            () = tokio::time::sleep_until(next.into()) => {}
+            () = tokio::time::sleep_until(next.unwrap_or(now).into()) => {}
             () = shared.node_wake.notified() => {}
         }
     }

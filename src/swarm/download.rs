@@ -205,8 +205,8 @@ impl Swarm {
     /// True if a block that is late elsewhere may be asked of this peer: it has delivered, or nobody who has serves the
     /// piece. A hedge with a stranger may be as lost as the first request.
     fn may_hedge(&self, now: Instant, key: PeerKey, piece: PieceIndex) -> bool {
-        let proven = |p: &Peer| p.answers.patience().is_some() && !p.stalled();
-        self.peers.get(&key).is_some_and(proven) || !self.peers.values().any(|p| proven(p) && p.serves(now, piece))
+        self.peers.get(&key).is_some_and(Peer::proven)
+            || !self.peers.values().any(|p| p.proven() && p.serves(now, piece))
     }
 
     /// Wakes idle peers that have something to ask for, those that deliver soonest first, until the work is shared out.

@@ -14,6 +14,9 @@ const COPIES: usize = 4;
 /// A lone sender without progress for this time is replaced, if another can.
 const PROGRESS: Duration = Duration::from_secs(1);
 
+/// And one that has never delivered, after this at the least.
+const STRANGER: Duration = Duration::from_millis(300);
+
 /// What is remembered of a piece that failed.
 #[derive(Debug)]
 pub(super) struct Failure {
@@ -134,16 +137,23 @@ impl Swarm {
         self.failures.contains_key(&piece)
     }
 
-    /// The peer to fetch a piece from alone: not tried in this round; no part in a failed copy; the fastest.
+    /// The peer to fetch a piece from alone: not tried in this round; one that has delivered, and had no part in a failed
+    /// copy; one that has delivered (if it lies, this is the proof); a stranger; the fastest.
     pub(super) fn choose_solo(&mut self, now: Instant, piece: PieceIndex) -> Option<PeerKey> {
         let failure = self.failures.get_mut(&piece)?;
         let usable = |tried: &[PeerKey]| {
             let able = self.peers.iter().filter(|(_, p)| !p.snubbed && p.serves(now, piece));
             let ranked = able.filter(|(key, _)| !tried.contains(key)).map(|(&key, p)| {
                 let took_part = failure.copies.iter().any(|c| c.senders.iter().any(|&(k, _)| k == key));
-                (took_part, std::cmp::Reverse(p.rate.get()), key)
+                let standing = match (p.proven(), took_part) {
+                    (true, false) => 0,
+                    (true, true) => 1,
+                    (false, _) if p.rate.get().is_none() && !p.stalled() => 2,
+                    (false, _) => 3,
+                };
+                (standing, took_part, std::cmp::Reverse(p.rate.get()), key)
             });
-            ranked.min().map(|(_, _, key)| key)
+            ranked.min().map(|(.., key)| key)
         };
         let chosen = usable(&failure.tried);
         if chosen.is_some() {
@@ -157,7 +167,7 @@ impl Swarm {
     /// Watches the progress of a lone sender.
     pub(super) fn arm_solo(&mut self, now: Instant, piece: PieceIndex) {
         if self.partials.get(&piece).is_some_and(|p| p.solo.is_some()) {
-            self.timers.set(Timer::Piece(piece), now + PROGRESS);
+            self.timers.set(Timer::Piece(piece), now + STRANGER);
         }
     }
 
@@ -166,7 +176,12 @@ impl Swarm {
         let Some((key, progress)) = self.partials.get(&piece).filter(|p| !p.complete()).and_then(|p| p.solo) else {
             return;
         };
-        let patience = self.peers.get(&key).and_then(|p| p.answers.patience()).map_or(PROGRESS, |p| p.max(PROGRESS));
+        let measured = self.peers.get(&key).and_then(|p| p.answers.patience());
+        let patience = match (measured, self.answers.patience()) {
+            (Some(own), _) => own.max(PROGRESS),
+            (None, Some(others)) => others.clamp(STRANGER, PROGRESS),
+            (None, None) => PROGRESS,
+        };
         let other = |(&k, p): (&PeerKey, &super::peer::Peer)| k != key && !p.snubbed && p.serves(now, piece);
         if now < progress + patience {
             self.timers.set(Timer::Piece(piece), progress + patience);

@@ -204,6 +204,11 @@ impl Peer {
         self.snubbed || self.out.front().is_some_and(|a| a.late)
     }
 
+    /// True if it has delivered, and nothing that it owes is late.
+    pub(super) fn proven(&self) -> bool {
+        self.answers.patience().is_some() && !self.stalled()
+    }
+
     /// Microseconds until `blocks` more would be here, going by its rate; none without a measurement.
     pub(super) fn eta(&self, blocks: usize) -> Option<u64> {
         let bytes = (self.out.len() + blocks) as u64 * u64::from(BLOCK_LENGTH);
