@@ -51,9 +51,12 @@ fn read_beside(bad: &[Behaviour], mib: u64, options: &[&str]) -> Shown {
     let mount = command.start();
     bad.iter().for_each(wait_for_contact);
     wait_for_contact(&good);
-    let (bytes, slowest) = read_timed(&mount.path("film.mkv")).expect("the file");
-    assert!(bytes == content.bytes, "wrong bytes beside {:?}", mount.log());
-    assert!(slowest < STALL, "a read took {slowest:?}");
+    let read = read_timed(&mount.path("film.mkv"));
+    // What the peers saw says more than what the reader got.
+    let seen = || [&good].into_iter().chain(&bad).map(Peer::summary).collect::<Vec<_>>().join("\n");
+    let (bytes, slowest) = read.unwrap_or_else(|error| panic!("{error}; the good peer, then the bad:\n{}", seen()));
+    assert!(bytes == content.bytes, "wrong bytes; the good peer, then the bad:\n{}", seen());
+    assert!(slowest < STALL, "a read took {slowest:?}; the good peer, then the bad:\n{}", seen());
     let shown = Shown { mount, good, bad, _dir: dir };
     assert!(!shown.banned(&shown.good), "the good peer was banned: {}", shown.mount.log());
     shown

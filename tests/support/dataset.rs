@@ -89,16 +89,20 @@ impl Dataset {
 
     /// The output of `sha256sum` over all files, made once.
     pub(crate) fn sums(&self) -> PathBuf {
-        let path = self.parent.join("sha256sums");
+        self.kept("sha256sums", |path| {
+            let line = "cd \"$1\" && find . -type f -print0 | sort -z | xargs -0 sha256sum > \"$2\"";
+            shell(line, &[&self.root(), path], Duration::from_secs(120));
+        })
+    }
+
+    /// A file beside the root that is made once, by whichever test comes first.
+    pub(crate) fn kept(&self, name: &str, make: impl FnOnce(&Path)) -> PathBuf {
+        let path = self.parent.join(name);
+        let _lock = lock(&self.parent.join(format!("{name}.lock")));
         if !path.exists() {
-            let sums = shell(
-                "cd \"$1\" && find . -type f -print0 | sort -z | xargs -0 sha256sum",
-                &[&self.root()],
-                Duration::from_secs(120),
-            );
-            let fresh = self.parent.join(format!("sha256sums.{}", std::process::id()));
-            std::fs::write(&fresh, sums).expect("the sums");
-            std::fs::rename(&fresh, &path).expect("the sums in place");
+            let unfinished = self.parent.join(format!("{name}.unfinished"));
+            make(&unfinished);
+            std::fs::rename(&unfinished, &path).expect("the file in place");
         }
         path
     }
@@ -106,8 +110,7 @@ impl Dataset {
     fn cached(kind: &str, name: &str, build: impl FnOnce(&Path)) -> Self {
         let base = Path::new(env!("CARGO_TARGET_TMPDIR"));
         let parent = base.join(format!("dataset-{kind}-{VERSION}"));
-        let lock = File::create(base.join(format!("dataset-{kind}.lock"))).expect("a lock file");
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("the lock");
+        let lock = lock(&base.join(format!("dataset-{kind}.lock")));
         if !parent.exists() {
             let unfinished = base.join(format!("dataset-{kind}.unfinished"));
             let _ = std::fs::remove_dir_all(&unfinished);
@@ -122,6 +125,13 @@ impl Dataset {
         files.sort_by(|a, b| a.path.cmp(&b.path));
         Self { parent, name: name.to_owned(), files }
     }
+}
+
+/// Held until the file is dropped, against other threads and processes.
+fn lock(path: &Path) -> File {
+    let file = File::create(path).expect("a lock file");
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).expect("the lock");
+    file
 }
 
 fn list(dir: &Path, prefix: &str, files: &mut Vec<FileEntry>) {

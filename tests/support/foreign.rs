@@ -62,14 +62,11 @@ impl Lab {
 /// The torrent of a dataset as libtorrent makes it.
 #[track_caller]
 pub(crate) fn torrent_by_libtorrent(dataset: &Dataset, piece_kib: u64) -> Torrent {
-    let path = dataset.parent.join(format!("info-{piece_kib}"));
-    if !path.exists() {
-        let fresh = dataset.parent.join(format!("info-{piece_kib}.{}", std::process::id()));
+    let path = dataset.kept(&format!("info-{piece_kib}"), |path| {
         let mut make = libtorrent();
-        make.arg("make").arg(dataset.root()).arg(&fresh).arg(piece_kib.to_string());
+        make.arg("make").arg(dataset.root()).arg(path).arg(piece_kib.to_string());
         succeed(&mut make, Duration::from_secs(120));
-        std::fs::rename(&fresh, &path).expect("the info dictionary in place");
-    }
+    });
     let info = std::fs::read(&path).expect("the info dictionary");
     Torrent::from_info(&dataset.name, info, piece_kib << 10, dataset.length())
 }

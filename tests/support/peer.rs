@@ -90,6 +90,22 @@ impl Peer {
         of(&self.shared.counts).load(Ordering::SeqCst)
     }
 
+    /// One line for the message of a failed test.
+    pub(crate) fn summary(&self) -> String {
+        let n = |of: fn(&Counts) -> &AtomicU64| self.count(of);
+        format!(
+            "{} {:?}: {} connections, {} ended, {} handshakes, {} requests, {} blocks sent, {} of them spoiled",
+            self.address,
+            self.shared.behaviour,
+            n(|c| &c.connections),
+            n(|c| &c.ended),
+            n(|c| &c.handshakes),
+            n(|c| &c.requests),
+            n(|c| &c.blocks),
+            n(|c| &c.spoiled)
+        )
+    }
+
     /// Lets a `Gated` peer answer, from now on.
     pub(crate) fn open_gate(&self) {
         self.shared.gate.store(true, Ordering::SeqCst);
