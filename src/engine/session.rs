@@ -29,8 +29,9 @@ use crate::node::{Limits, Node, Source};
 use crate::swarm::{Connected, HandleId, Input, PeerKey, ReadId, Setup, Swarm, TorrentKey, Totals};
 use crate::wire::{Handshake, PeerId};
 
-/// Requests that we hold for one peer (hardening: 500).
-pub(super) const REQQ: u32 = 500;
+/// Requests that we hold for one peer, and tell it so (BEP 10). Transmission keeps to half of what it is told, and asks in
+/// bursts: with 500 it got 7.4 MB/s from us, with 2,000 it gets 33, as from libtorrent. A request is 12 bytes here.
+pub(super) const REQQ: u32 = 2000;
 /// Fits under the 5 s that an end may take, beside the unmount.
 const STOP_ANNOUNCE: Duration = Duration::from_secs(3);
 

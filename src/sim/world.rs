@@ -26,7 +26,7 @@ pub struct NodeIndex(pub usize);
 /// Every node has this one torrent.
 pub(super) const TORRENT: TorrentKey = TorrentKey(0);
 /// Requests that a node holds for a peer, as the engine says it.
-pub(super) const REQQ: u32 = 500;
+pub(super) const REQQ: u32 = 2000;
 /// The id under which every node takes lt_donthave.
 pub(super) const DONTHAVE: u8 = 7;
 /// The tracker's interval: short, so that long runs see churn.

@@ -113,8 +113,8 @@ pub(super) struct Pipeline {
 impl Pipeline {
     /// The first requests to a peer: a piece of 64 KiB at once, and little lost if it never answers.
     const START: u32 = 6;
-    /// The most that we have out at any peer: 4 MB, which every client takes.
-    pub(super) const MAX: u32 = 250;
+    /// The most that we have out at any peer: 8 MB, libtorrent's number; never more than the peer says that it takes.
+    pub(super) const MAX: u32 = 500;
 
     /// As at the start.
     pub(super) fn new() -> Self {
