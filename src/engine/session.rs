@@ -19,7 +19,7 @@ use super::content::{Bytes, Content, Reply};
 use super::discovery::{AnnounceSpec, Deadlines};
 use super::peer::Peer;
 use super::reads::{Parked, gather};
-use super::torrent::{Torrent, place_of};
+use super::torrent::Torrent;
 use super::{handshake, listen};
 use crate::cache::{Cache, DataDir, Place, Pool};
 use crate::config::Config;
@@ -92,8 +92,27 @@ impl Shared {
         self.started + Duration::from_nanos(nanos).min(FAR)
     }
 
+    /// True if a piece of this length is too large for the memory: a quarter of it, which is half of what unfinished
+    /// pieces may take.
+    pub(super) fn too_large(&self, length: u32) -> bool {
+        u64::from(length) > self.config.memory / 4
+    }
+
+    /// Where a piece of this length is assembled.
     pub(super) fn place(&self, length: u32) -> Place {
-        place_of(length, self.config.memory, &self.temp_dir)
+        if self.too_large(length) { Place::TempFile(self.temp_dir.clone()) } else { Place::Memory }
+    }
+
+    /// Evicts the least recently used pieces until what is cached and what is granted to unfinished pieces fit into the
+    /// memory. Each swarm hears of an eviction before the bytes go.
+    pub(super) fn make_room(&self) {
+        let assembling = self.node().assembling();
+        for (key, victim) in self.cache.make_room(assembling) {
+            if let Some(torrent) = self.torrent(key) {
+                torrent.tell(Input::Evicted(victim));
+            }
+            self.cache.remove(key, victim);
+        }
     }
 
     /// Addresses to dial for a torrent.
@@ -151,12 +170,12 @@ impl Session {
             max_peers: config.max_peers,
             upload_limit: config.upload_limit,
             upload: config.upload,
-            assembly_bytes: config.memory / 4,
+            assembly_bytes: config.memory / 2,
             peer_id,
         };
         info!(port, "listening");
         let shared = Arc::new(Shared {
-            cache: Cache::new(config.memory - config.memory / 4),
+            cache: Cache::new(config.memory),
             pool: Pool::new(),
             peer_id,
             port,

@@ -11,7 +11,7 @@ use tracing::{debug, error, warn};
 use super::discovery::{self, Announcer};
 use super::reads::{Missing, Reads, gather};
 use super::session::Shared;
-use crate::cache::{DataDir, Filled, PieceBuf, Place, Verified};
+use crate::cache::{DataDir, Filled, PieceBuf, Verified};
 use crate::metainfo::{Metainfo, PieceIndex, Request};
 use crate::swarm::{CloseReason, Effect, HandleId, Input, PeerKey, ReadId, Swarm, TorrentKey};
 
@@ -181,19 +181,16 @@ impl Torrent {
             }
             Effect::Digest(piece) => self.digest(piece),
             Effect::Discard { piece, attempt } => self.discard(piece, attempt),
+            // Pieces that are assembled in files need no credit.
+            Effect::WantMemory(bytes) if self.in_files() => self.tell(Input::Grant(bytes)),
+            Effect::ReturnMemory(_) if self.in_files() => {}
             Effect::WantMemory(bytes) => {
                 let granted = self.shared.node().reserve(self.key, bytes);
-                if granted > 0 {
-                    self.tell(Input::Grant(granted));
-                }
+                self.granted(self.key, granted);
             }
             Effect::ReturnMemory(bytes) => {
                 let grants = self.shared.node().release(self.key, bytes);
-                for (key, granted) in grants {
-                    if let Some(torrent) = self.shared.torrent(key) {
-                        torrent.tell(Input::Grant(granted));
-                    }
-                }
+                grants.into_iter().for_each(|(key, granted)| self.granted(key, granted));
             }
             Effect::Starved => {
                 self.shared.node().boost(Instant::now(), self.key);
@@ -207,6 +204,22 @@ impl Torrent {
                     announcer.completed();
                 }
             }
+        }
+    }
+
+    /// True if the torrent's pieces are too large for the memory.
+    fn in_files(&self) -> bool {
+        self.shared.too_large(self.meta.geometry.nominal_piece_length())
+    }
+
+    /// A torrent gets bytes for unfinished pieces, at the cost of what is cached.
+    fn granted(&self, key: TorrentKey, bytes: u64) {
+        if bytes == 0 {
+            return;
+        }
+        self.shared.make_room();
+        if let Some(torrent) = self.shared.torrent(key) {
+            torrent.tell(Input::Grant(bytes));
         }
     }
 
@@ -308,12 +321,8 @@ impl Torrent {
 
     /// A piece has passed its hash: into the cache, to the reads that wait for it, and known to the swarm.
     fn verified(&self, piece: PieceIndex, data: Arc<Verified>) {
-        for (key, victim) in self.shared.cache.make_room(data.len().into()) {
-            if let Some(torrent) = self.shared.torrent(key) {
-                torrent.tell(Input::Evicted(victim));
-            }
-            self.shared.cache.remove(key, victim);
-        }
+        // Its own bytes are among those granted until the swarm hears of it.
+        self.shared.make_room();
         self.shared.cache.insert(self.key, piece, Arc::clone(&data));
         self.reads.pin(&self.meta.geometry, piece, &data);
         self.tell(Input::PieceVerified(piece));
@@ -421,9 +430,4 @@ fn is_gone(pid: u32) -> bool {
         }
         Err(e) => e.kind() == std::io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH),
     }
-}
-
-/// Where a piece of this length is assembled.
-pub(super) fn place_of(length: u32, memory: u64, dir: &std::path::Path) -> Place {
-    if u64::from(length) > memory / 4 { Place::TempFile(dir.to_owned()) } else { Place::Memory }
 }

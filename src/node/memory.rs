@@ -22,6 +22,11 @@ impl Credits {
         Self { budget, used: 0, held: BTreeMap::new(), queue: VecDeque::new(), turn: 0 }
     }
 
+    /// Bytes that are granted.
+    pub(super) fn used(&self) -> u64 {
+        self.used
+    }
+
     /// Asks for `bytes` more; returns what is granted now. The rest is queued and comes out of [`Credits::release`].
     pub(super) fn reserve(&mut self, torrent: TorrentKey, bytes: u64) -> u64 {
         if bytes == 0 {

@@ -247,6 +247,12 @@ impl Node {
         self.credits.release(torrent, bytes)
     }
 
+    /// Bytes granted to unfinished pieces.
+    #[must_use]
+    pub fn assembling(&self) -> u64 {
+        self.credits.used()
+    }
+
     /// Connections that are open.
     #[must_use]
     pub fn connections(&self) -> usize {
