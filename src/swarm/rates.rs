@@ -160,10 +160,10 @@ mod tests {
     }
 
     #[test]
-    fn a_fast_peer_gets_the_full_pipeline_within_a_few_megabytes() {
+    fn a_fast_peer_gets_the_full_pipeline_within_ten_megabytes() {
         let (mut now, mut rate, mut pipeline) = (Instant::now(), Rate::default(), Pipeline::new());
         rate.start(now);
-        for _ in 0..400 {
+        for _ in 0..600 {
             now += Duration::from_micros(50);
             rate.limit();
             let grows = rate.add(now, BLOCK);
