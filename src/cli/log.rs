@@ -22,6 +22,8 @@ pub(crate) fn start(verbose: u8) {
             .with_target(false)
             .with_ansi(std::io::stderr().is_terminal())
             .with_writer(std::io::stderr)
+            // A log that cannot be written (its reader is gone) must not panic.
+            .log_internal_errors(false)
             .finish(),
     );
 }

@@ -115,6 +115,8 @@ async fn mount(
     ready: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     let mut ending = Ending::watch()?;
+    // Before any tracker hears of us.
+    fs::check(mountpoint, options)?;
     let session = Session::start(config)?;
     let torrents = metas
         .into_iter()

@@ -1,10 +1,12 @@
 //! `swarmfs seed`: checks a copy, then serves it until Ctrl-C.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, bail};
+use tracing::warn;
 
 use super::mount::Ending;
 use super::{log, options, progress, source};
@@ -51,7 +53,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         let mut ending = Ending::watch()?;
         let session = Session::start(config)?;
         session.add(Arc::clone(&meta), Some(LocalCopy { data, have: report.have }))?;
-        eprintln!(
+        for (path, why) in &report.bad_files {
+            warn!("{}: {why}", path.display());
+        }
+        // Nobody may be there to read it.
+        let _ = writeln!(
+            std::io::stderr(),
             "seeding {} ({good} of {pieces} pieces) on port {}; Ctrl-C ends it",
             meta.name.escape_debug(),
             session.port()

@@ -11,6 +11,9 @@ use crate::cache::Verified;
 /// Slices of one `writev`: more gain nothing at 16 KiB a block.
 const SLICES: usize = 32;
 
+/// Bytes of our own that a segment takes before the next one begins: one block.
+const OWN: usize = 16 * 1024;
+
 /// One run of bytes.
 #[derive(Debug)]
 enum Segment {
@@ -45,7 +48,8 @@ impl Outbox {
 
     /// Appends bytes that `write` puts behind those that are there.
     pub(super) fn push(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        if !matches!(self.segments.back(), Some(Segment::Own(_))) {
+        // A segment is freed when all of it is written: one that only grew would keep what has long been sent.
+        if !matches!(self.segments.back(), Some(Segment::Own(bytes)) if bytes.len() < OWN) {
             self.segments.push_back(Segment::Own(Vec::new()));
         }
         if let Some(Segment::Own(bytes)) = self.segments.back_mut() {

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -28,6 +28,9 @@ const MESSAGES: usize = 256;
 /// that it woke itself, for as long as the peer likes.
 const TURN: usize = 256 * 1024;
 
+/// A peer that reads nothing for so long while blocks wait for it is closed: they pin cached pieces.
+const STUCK: Duration = Duration::from_secs(60);
+
 thread_local! {
     /// Belongs to the worker, not to the peer: 200 peers do not hold 200 buffers.
     static READ: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER]);
@@ -45,6 +48,24 @@ pub(super) struct Peer {
     rest: Vec<u8>,
     /// Blocks wait for the upload limit until then.
     held: Option<Instant>,
+    /// Since when the peer has taken nothing of what waits for it.
+    stuck: Option<Instant>,
+}
+
+/// A connection's place in the swarm and in the node, given up however its task ends.
+struct Seat {
+    torrent: Arc<Torrent>,
+    key: PeerKey,
+    /// False if the peer broke the protocol.
+    good: bool,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.torrent.detach(self.key);
+        self.torrent.shared.node().disconnected(Instant::now(), self.key, self.good);
+        self.torrent.shared.node_wake.notify_one();
+    }
 }
 
 /// A block that the swarm let in: where its bytes lie in the read buffer.
@@ -56,10 +77,16 @@ struct Kept {
 
 impl Peer {
     /// Runs a connection to its end. `extended`: both sides have BEP 10.
-    pub(super) async fn run(torrent: Arc<Torrent>, stream: TcpStream, connected: Connected, extended: bool) {
+    pub(super) async fn run(
+        torrent: Arc<Torrent>,
+        stream: TcpStream,
+        connected: Connected,
+        extended: bool,
+        link: Arc<Link>,
+    ) {
         let (key, addr) = (connected.peer, connected.addr);
         debug!(torrent = %torrent.meta.name, %addr, client = %connected.id, "connected");
-        let link = torrent.attach(key);
+        let mut seat = Seat { torrent: Arc::clone(&torrent), key, good: true };
         torrent.tell(Input::Connected(connected));
         let mut peer = Self {
             torrent: Arc::clone(&torrent),
@@ -70,6 +97,7 @@ impl Peer {
             outbox: Outbox::default(),
             rest: Vec::new(),
             held: None,
+            stuck: None,
         };
         peer.pull();
         if extended {
@@ -77,17 +105,13 @@ impl Peer {
         }
         let end = peer.drive().await;
         let ours = peer.link.closed.get().copied();
-        let good = match (ours, &end) {
+        seat.good = match (ours, &end) {
             (Some(End::Swarm(CloseReason::Protocol(_)) | End::Banned), _) => false,
             (None, Err(e)) => e.kind() != io::ErrorKind::InvalidData,
             _ => true,
         };
         let why = ours.map(|why| why.to_string()).or_else(|| end.err().map(|e| e.to_string())).unwrap_or_default();
         debug!(torrent = %torrent.meta.name, %addr, "disconnected: {why}");
-        drop(peer);
-        torrent.detach(key);
-        torrent.shared.node().disconnected(Instant::now(), key, good);
-        torrent.shared.node_wake.notify_one();
     }
 
     /// Our extension handshake (BEP 10), behind the bitfield.
@@ -116,6 +140,7 @@ impl Peer {
             let interest =
                 if self.outbox.len() > 0 { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
             let held = self.held.map(tokio::time::Instant::from_std);
+            let stuck = self.stuck.map(|since| tokio::time::Instant::from_std(since + STUCK));
             tokio::select! {
                 ready = self.stream.ready(interest) => {
                     if ready?.is_readable() {
@@ -132,6 +157,9 @@ impl Peer {
                     self.held = None;
                     self.pull();
                 }
+                () = tokio::time::sleep_until(stuck.unwrap_or_else(tokio::time::Instant::now)), if stuck.is_some() => {
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not read what it asked for"));
+                }
             }
         }
     }
@@ -141,10 +169,14 @@ impl Peer {
         match self.stream.try_write_vectored(&self.outbox.slices()) {
             Ok(count) => {
                 self.outbox.advance(count);
+                self.stuck = None;
                 *moved += count;
                 Ok(true)
             }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                self.stuck.get_or_insert_with(Instant::now);
+                Ok(false)
+            }
             Err(e) => Err(e),
         }
     }
@@ -239,6 +271,9 @@ impl Peer {
         if !unserved.is_empty() {
             self.torrent.enter(|swarm, now| {
                 for request in unserved {
+                    if self.torrent.data.is_none() {
+                        swarm.handle(now, Input::Lost(request.piece));
+                    }
                     swarm.handle(now, Input::Unserved(self.key, request));
                 }
             });

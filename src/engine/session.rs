@@ -322,15 +322,19 @@ fn peer_id(entropy: &[u8; 20]) -> PeerId {
 async fn accept(shared: Arc<Shared>, listener: TcpListener) {
     /// Out of descriptors: an accept that fails at once must not spin.
     const PAUSE: Duration = Duration::from_millis(100);
+    let mut failing = false;
     loop {
         let (stream, addr) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(e) => {
-                warn!("cannot accept a connection: {e}");
+                if !std::mem::replace(&mut failing, true) {
+                    warn!("cannot accept connections: {e}");
+                }
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
         };
+        failing = false;
         let refused = shared.node().accept(Instant::now(), addr);
         match refused {
             Ok(()) => drop(tokio::spawn(greet(Arc::clone(&shared), stream, addr))),
@@ -388,13 +392,21 @@ async fn connect(
     outgoing: bool,
 ) {
     let peer = PeerKey(shared.id());
+    // From here on whoever replaces or ends this connection finds it.
+    let link = torrent.attach(peer);
     let admitted = shared.node().connected(Instant::now(), peer, torrent.key, addr, theirs.peer_id, outgoing);
     match admitted {
         Ok(replaced) => replaced.into_iter().for_each(|old| torrent.replace(old)),
-        Err(why) => return debug!(torrent = %torrent.meta.name, %addr, "a connection is refused: {why}"),
+        Err(why) => {
+            torrent.detach(peer);
+            return debug!(torrent = %torrent.meta.name, %addr, "a connection is refused: {why}");
+        }
+    }
+    if shared.closing.load(Ordering::SeqCst) {
+        torrent.replace(peer);
     }
     let connected = Connected { peer, addr, id: theirs.peer_id, fast: theirs.fast(), outgoing };
-    Peer::run(torrent, stream, connected, theirs.extended()).await;
+    Peer::run(torrent, stream, connected, theirs.extended(), link).await;
 }
 
 /// Dials and rechokes when the node says so.

@@ -281,7 +281,7 @@ impl Torrent {
     fn unassembled(&self, piece: PieceIndex, attempt: u32, error: &std::io::Error) {
         error!(torrent = %self.meta.name, piece = piece.0, "a piece cannot be assembled: {error}");
         self.discard(piece, attempt);
-        self.tell(Input::Lost(piece));
+        self.tell(Input::Unassembled { piece, attempt });
     }
 
     /// The buffer of this attempt; none if the attempt is over.

@@ -11,7 +11,7 @@ mod options;
 pub(crate) mod tree;
 
 pub(crate) use attach::{Detached, canonical, detach, is_dead};
-pub use mount::{Mounted, Unmounter, mount};
+pub use mount::{Mounted, Unmounter, check, mount};
 pub use options::MountOptions;
 pub use tree::{Attr, FileSpan, Inode, NodeKind, Tree};
 

@@ -47,6 +47,17 @@ impl std::fmt::Debug for Shared {
     }
 }
 
+/// Says whether a mount there would be refused, before anything else is begun. A stale mount there is cleaned up.
+///
+/// # Errors
+/// [`Error::Mount`], as [`mount`] gives it for the mountpoint and the options.
+pub fn check(mountpoint: &Path, options: &MountOptions) -> Result<()> {
+    let refuse = |reason: String| Error::Mount { mountpoint: mountpoint.to_owned(), reason };
+    let parsed = Parsed::new(options).map_err(refuse)?;
+    attach::prepare(mountpoint, parsed.nonempty).map_err(refuse)?;
+    Ok(())
+}
+
 /// Mounts the tree on a directory and returns once the mount answers.
 ///
 /// # Errors

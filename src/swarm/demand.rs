@@ -14,6 +14,8 @@ const SHORT: Duration = Duration::from_secs(2);
 const STARVED_AGAIN: Duration = Duration::from_secs(5);
 /// And never sooner than this.
 const STARVED_MIN: Duration = Duration::from_secs(1);
+/// Nor is it looked for sooner than this.
+const STARVED_PAUSE: Duration = Duration::from_millis(50);
 /// Reads that are looked at for starvation.
 const STARVED_READS: usize = 64;
 
@@ -166,8 +168,19 @@ impl Swarm {
         }
     }
 
-    /// Says [`Effect::Starved`] if a read waits for a piece that no peer would serve now.
+    /// Something changed that a waiting read depends on: it is looked at, at most every [`STARVED_PAUSE`], since a peer
+    /// may change its mind thousands of times a second.
     pub(super) fn check_starved(&mut self, now: Instant) {
+        if self.reads.is_empty() && !self.starving {
+            return;
+        }
+        let at = self.starved_looked.map_or(now, |looked| (looked + STARVED_PAUSE).max(now));
+        self.timers.advance(Timer::Starved, at);
+    }
+
+    /// Says [`Effect::Starved`] if a read waits for a piece that no peer would serve now.
+    pub(super) fn look_for_starved(&mut self, now: Instant) {
+        self.starved_looked = Some(now);
         let servable = |piece| self.peers.values().any(|p| !p.snubbed && p.serves(now, piece));
         let starving = self.reads.values().take(STARVED_READS).any(|read| {
             let pieces = self.geometry.pieces_of(read.bytes.clone());

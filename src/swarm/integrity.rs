@@ -87,6 +87,20 @@ impl Swarm {
         }
     }
 
+    /// An attempt at a piece came to nothing here, by nobody's fault.
+    pub(super) fn unassembled(&mut self, now: Instant, piece: PieceIndex, attempt: u32) {
+        if self.attempt(piece) != Some(attempt) {
+            return;
+        }
+        let failure =
+            self.failures.entry(piece).or_insert(Failure { until: now, times: 0, copies: vec![], tried: vec![] });
+        failure.until = now + Duration::from_secs((1u64 << failure.times.min(5)).min(30));
+        failure.times += 1;
+        let until = failure.until;
+        self.discard(now, piece);
+        self.timers.set(Timer::Piece(piece), until);
+    }
+
     /// Bans a peer, by proof. What it has sent of other unfinished pieces is dropped with it.
     fn ban(&mut self, now: Instant, key: PeerKey, addr: SocketAddr, piece: PieceIndex) {
         self.effects.push_back(Effect::Ban(key, addr, piece));

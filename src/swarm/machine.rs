@@ -73,6 +73,7 @@ pub struct Swarm {
     pub(super) sourceless: BTreeSet<PieceIndex>,
     pub(super) starving: bool,
     pub(super) starved_at: Option<Instant>,
+    pub(super) starved_looked: Option<Instant>,
     pub(super) shutdown: bool,
     pub(super) handles: BTreeMap<HandleId, Handle>,
     pub(super) streams: u64,
@@ -127,6 +128,7 @@ impl Swarm {
             sourceless: BTreeSet::new(),
             starving: false,
             starved_at: None,
+            starved_looked: None,
             shutdown: false,
             handles: BTreeMap::new(),
             streams: 0,
@@ -165,6 +167,7 @@ impl Swarm {
             Input::Digests(piece, digests) => self.compare(now, piece, digests),
             Input::Evicted(piece) => self.evict(now, piece),
             Input::Lost(piece) => self.lost(now, piece),
+            Input::Unassembled { piece, attempt } => self.unassembled(now, piece, attempt),
             Input::Unserved(peer, request) => self.unserved(now, peer, request),
             Input::Grant(bytes) => self.grant(bytes),
             Input::Timeout => {}
@@ -184,7 +187,7 @@ impl Swarm {
             Timer::Piece(piece) => self.piece_due(now, piece),
             Timer::Interest => self.refresh_interest(now),
             Timer::News => self.wake_for_news(),
-            Timer::Starved => self.check_starved(now),
+            Timer::Starved => self.look_for_starved(now),
             Timer::Memory => self.memory_due(now),
             Timer::Trail => self.trail_due(now),
         }

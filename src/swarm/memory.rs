@@ -109,7 +109,10 @@ impl Swarm {
         } else {
             0
         };
-        let need = self.memory.used + self.queue.read_bytes + self.queue.ahead_bytes + background;
+        // A torrent that nobody serves must not hold the memory that others need.
+        let served = self.peers.values().any(|p| p.useful > 0 && !p.snubbed && (p.room() > 0 || !p.out.is_empty()));
+        let queued = if served { self.queue.read_bytes + self.queue.ahead_bytes } else { 0 };
+        let need = self.memory.used + queued + background;
         let target = need.min(self.cap()).max(self.memory.used);
         let held = self.memory.granted + self.memory.asked;
         if target > held {

@@ -140,6 +140,14 @@ pub enum Input<'a> {
     Evicted(PieceIndex),
     /// The piece was thought to be there and is not. Demand for it starts again.
     Lost(PieceIndex),
+    /// This attempt at a piece cannot be put together here (a full disk under a large piece): it is begun anew after a
+    /// while, and nobody is to blame.
+    Unassembled {
+        /// The piece.
+        piece: PieceIndex,
+        /// The attempt.
+        attempt: u32,
+    },
     /// A block that [`Outgoing::Piece`] promised could not be read: the peer gets a reject (BEP 6) or is choked.
     Unserved(PeerKey, Request),
     /// The node allows this many more bytes of unfinished pieces.

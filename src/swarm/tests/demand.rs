@@ -239,3 +239,33 @@ fn a_snubbed_peer_keeps_one_request_and_is_forgiven_by_a_block() {
     assert!(!lab.swarm.candidates(lab.now)[0].snubbed);
     assert_eq!(lab.pending(peer).len(), 3);
 }
+
+#[test]
+fn a_torrent_that_nobody_serves_takes_no_memory() {
+    let mut lab = Lab::new(64, 4 * BLOCK, Fill::None);
+    lab.open();
+    let read = lab.read(0..40 * BLOCK);
+    let choking = lab.connect(serves(3_000_000), true);
+    lab.says(choking, Message::HaveAll);
+    assert_eq!((lab.swarm.memory.granted, lab.wanted), (0, 0));
+    lab.says(choking, Message::Unchoke);
+    assert_eq!(lab.wait(read), Ok(()));
+}
+
+#[test]
+fn a_peer_that_changes_its_mind_all_the_time_is_looked_at_now_and_then() {
+    let mut lab = Lab::new(64, 4 * BLOCK, Fill::None);
+    let peer = lab.seed(Character::Scripted);
+    lab.open();
+    lab.read(0..40 * BLOCK);
+    let looked = lab.swarm.starved_looked;
+    for _ in 0..100 {
+        lab.says(peer, Message::Choke);
+        lab.says(peer, Message::Unchoke);
+    }
+    assert_eq!(lab.swarm.starved_looked, looked);
+    lab.says(peer, Message::Choke);
+    let before = lab.count(|e| *e == Effect::Starved);
+    let end = lab.now + secs(2);
+    assert!(lab.run_until(end, |lab| lab.count(|e| *e == Effect::Starved) > before));
+}

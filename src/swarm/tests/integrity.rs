@@ -114,3 +114,21 @@ fn repeated_failures_back_off() {
     }
     assert_eq!(gaps, [0, 0, 1, 2]);
 }
+
+#[test]
+fn a_piece_that_cannot_be_assembled_is_begun_anew_after_a_while() {
+    let mut lab = Lab::new(4, 4 * BLOCK, Fill::None);
+    lab.seed(serves(3_000_000));
+    lab.open();
+    let id = lab.read(0..5);
+    let piece = PieceIndex(0);
+    let attempt = lab.swarm.attempt(piece).expect("it is asked for");
+    let start = lab.now;
+    lab.input(Input::Unassembled { piece, attempt: attempt + 1 });
+    assert_eq!(lab.swarm.attempt(piece), Some(attempt), "another attempt's end is not this one's");
+    lab.input(Input::Unassembled { piece, attempt });
+    assert_eq!(lab.swarm.attempt(piece), None);
+    assert_eq!(lab.wait(id), Ok(()));
+    assert!(lab.now - start >= secs(1), "not at line rate: {:?}", lab.now - start);
+    assert!(lab.banned().is_empty() && lab.swarm.failures.is_empty());
+}
