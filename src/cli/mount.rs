@@ -60,7 +60,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         serve(arguments, sources, mountpoint, || Ok(()))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let log_file = arguments.log.clone().unwrap_or_else(|| background::log_path(mountpoint));
+    let named = || background::log_path(&std::path::absolute(mountpoint).unwrap_or_else(|_| mountpoint.to_owned()));
+    let log_file = arguments.log.clone().unwrap_or_else(named);
     let own: Vec<OsString> = std::env::args_os().skip(1).collect();
     match background::enter(arguments.ready_fd, &own, &log_file)? {
         Role::Parent(code) => Ok(u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from)),

@@ -3,10 +3,12 @@
 //! the swarm decide, unlocks, and only then carries out its effects. No code holds two locks, and none waits, replies or
 //! does IO under one.
 
+mod connect;
 mod content;
 pub mod discovery;
 mod handshake;
 mod listen;
+mod mounted;
 mod outbox;
 mod peer;
 mod reads;

@@ -1,33 +1,30 @@
-//! The session: all torrents of the process, the node that decides for them together, the cache they share, and the
-//! tasks that dial, accept and rechoke.
+//! The session: all torrents of the process, the node that decides for them together, and the cache they share.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use rand::TryRng;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
-use super::content::{Bytes, Content, Reply};
+use super::connect::{accept, decide};
+use super::content::Content;
 use super::discovery::{AnnounceSpec, Deadlines};
-use super::peer::Peer;
-use super::reads::{Parked, gather};
+use super::listen;
+use super::mounted::SessionContent;
 use super::torrent::Torrent;
-use super::{handshake, listen};
 use crate::cache::{Cache, DataDir, Place, Pool};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::metainfo::Metainfo;
 use crate::node::{Limits, Node, Source};
-use crate::swarm::{Connected, HandleId, Input, PeerKey, ReadId, Setup, Swarm, TorrentKey, Totals};
-use crate::wire::{Handshake, PeerId};
+use crate::swarm::{Input, Setup, Swarm, TorrentKey, Totals};
+use crate::wire::PeerId;
 
 /// Requests that we hold for one peer, and tell it so (BEP 10). Transmission keeps to half of what it is told, and asks in
 /// bursts: with 500 it got 7.4 MB/s from us, with 2,000 it gets 33, as from libtorrent. A request is 12 bytes here.
@@ -56,8 +53,8 @@ pub(super) struct Shared {
     pub(super) node_wake: Notify,
     node: Mutex<Node>,
     torrents: RwLock<BTreeMap<TorrentKey, Arc<Torrent>>>,
-    by_hash: RwLock<BTreeMap<[u8; 20], TorrentKey>>,
-    closing: AtomicBool,
+    pub(super) by_hash: RwLock<BTreeMap<[u8; 20], TorrentKey>>,
+    pub(super) closing: AtomicBool,
     started: Instant,
     next_id: AtomicU64,
     next_torrent: AtomicU32,
@@ -65,7 +62,7 @@ pub(super) struct Shared {
     announce_key: u32,
     /// For pieces too large for the memory.
     temp_dir: PathBuf,
-    runtime: tokio::runtime::Handle,
+    pub(super) runtime: tokio::runtime::Handle,
 }
 
 impl Shared {
@@ -127,12 +124,12 @@ impl Shared {
         self.node_wake.notify_one();
     }
 
-    fn id(&self) -> u64 {
+    pub(super) fn id(&self) -> u64 {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Gives every torrent's peers to the choker and tells each torrent who is unchoked.
-    fn rechoke(&self, now: Instant) {
+    pub(super) fn rechoke(&self, now: Instant) {
         let torrents = self.all();
         let candidates: Vec<_> =
             torrents.iter().map(|t| t.look(|s| (t.key, s.complete(), s.candidates(now)))).collect();
@@ -301,7 +298,7 @@ impl Session {
 }
 
 /// Every parked read and every later one gets EIO.
-fn close_all(shared: &Shared) {
+pub(super) fn close_all(shared: &Shared) {
     shared.closing.store(true, Ordering::SeqCst);
     for torrent in shared.all() {
         torrent.tell(Input::Shutdown);
@@ -316,204 +313,4 @@ fn peer_id(entropy: &[u8; 20]) -> PeerId {
         *to = CHARS[usize::from(from % 64)];
     }
     PeerId(id)
-}
-
-/// Accepts connections until the session ends.
-async fn accept(shared: Arc<Shared>, listener: TcpListener) {
-    /// Out of descriptors: an accept that fails at once must not spin.
-    const PAUSE: Duration = Duration::from_millis(100);
-    let mut failing = false;
-    loop {
-        let (stream, addr) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(e) => {
-                if !std::mem::replace(&mut failing, true) {
-                    warn!("cannot accept connections: {e}");
-                }
-                tokio::time::sleep(PAUSE).await;
-                continue;
-            }
-        };
-        failing = false;
-        let refused = shared.node().accept(Instant::now(), addr);
-        match refused {
-            Ok(()) => drop(tokio::spawn(greet(Arc::clone(&shared), stream, addr))),
-            Err(why) => debug!(%addr, "a connection is refused: {why}"),
-        }
-    }
-}
-
-/// An accepted connection: which torrent it is for, then its life.
-async fn greet(shared: Arc<Shared>, mut stream: TcpStream, addr: SocketAddr) {
-    let find = |hash: &[u8; 20]| {
-        let key = shared.by_hash.read().unwrap_or_else(PoisonError::into_inner).get(hash).copied();
-        key.and_then(|key| shared.torrent(key))
-    };
-    let greeted = match stream.set_nodelay(true) {
-        Ok(()) => handshake::incoming(&mut stream, shared.peer_id, find).await,
-        Err(e) => Err(e),
-    };
-    match greeted {
-        Ok((theirs, torrent)) => {
-            shared.node().accept_done(addr);
-            connect(&shared, torrent, stream, addr, &theirs, false).await;
-        }
-        Err(e) => {
-            shared.node().handshake_failed(addr);
-            debug!(%addr, "an incoming handshake fails: {e}");
-        }
-    }
-}
-
-/// Dials one address, then the connection's life.
-async fn dial(shared: Arc<Shared>, torrent: Arc<Torrent>, addr: SocketAddr) {
-    let dialled = async {
-        let mut stream = listen::dial(addr, shared.config.listen.ip()).await?;
-        let theirs = handshake::outgoing(&mut stream, torrent.meta.id.wire(), shared.peer_id).await?;
-        Ok::<_, std::io::Error>((stream, theirs))
-    };
-    match dialled.await {
-        Ok((stream, theirs)) => connect(&shared, torrent, stream, addr, &theirs, true).await,
-        Err(e) => {
-            debug!(torrent = %torrent.meta.name, %addr, "cannot connect: {e}");
-            shared.node().dial_failed(Instant::now(), torrent.key, addr);
-            shared.node_wake.notify_one();
-        }
-    }
-}
-
-/// A connection with both handshakes done: admitted by the node, it runs until it ends.
-async fn connect(
-    shared: &Arc<Shared>,
-    torrent: Arc<Torrent>,
-    stream: TcpStream,
-    addr: SocketAddr,
-    theirs: &Handshake,
-    outgoing: bool,
-) {
-    let peer = PeerKey(shared.id());
-    // From here on whoever replaces or ends this connection finds it.
-    let link = torrent.attach(peer);
-    let admitted = shared.node().connected(Instant::now(), peer, torrent.key, addr, theirs.peer_id, outgoing);
-    match admitted {
-        Ok(replaced) => replaced.into_iter().for_each(|old| torrent.replace(old)),
-        Err(why) => {
-            torrent.detach(peer);
-            return debug!(torrent = %torrent.meta.name, %addr, "a connection is refused: {why}");
-        }
-    }
-    if shared.closing.load(Ordering::SeqCst) {
-        torrent.replace(peer);
-    }
-    let connected = Connected { peer, addr, id: theirs.peer_id, fast: theirs.fast(), outgoing };
-    Peer::run(torrent, stream, connected, theirs.extended(), link).await;
-}
-
-/// Dials and rechokes when the node says so.
-async fn decide(shared: Arc<Shared>) {
-    loop {
-        let now = Instant::now();
-        let (dials, rechoke, next) = {
-            let mut node = shared.node();
-            let dials: Vec<_> = std::iter::from_fn(|| node.next_dial(now)).collect();
-            let rechoke = node.next_rechoke() <= now;
-            let next = node.next_timeout().into_iter().chain([node.next_rechoke()]).min();
-            (dials, rechoke, next)
-        };
-        for (key, addr) in dials {
-            if let Some(torrent) = shared.torrent(key) {
-                tokio::spawn(dial(Arc::clone(&shared), torrent, addr));
-            }
-        }
-        if rechoke {
-            shared.rechoke(now);
-            continue;
-        }
-        tokio::select! {
-            () = tokio::time::sleep_until(next.unwrap_or(now).into()) => {}
-            () = shared.node_wake.notified() => {}
-        }
-    }
-}
-
-/// The session as the file system sees it.
-struct SessionContent(Arc<Shared>);
-
-/// No piece: read-ahead has been told of none.
-const UNTOLD: u64 = u64::MAX;
-
-impl Content for SessionContent {
-    fn open(&self, torrent: TorrentKey, file: Range<u64>) -> HandleId {
-        let handle = HandleId(self.0.id());
-        if let Some(torrent) = self.0.torrent(torrent) {
-            let mut handles = torrent.handles.write().unwrap_or_else(PoisonError::into_inner);
-            handles.insert(handle, AtomicU64::new(UNTOLD));
-            drop(handles);
-            torrent.tell(Input::Open(handle, file));
-        }
-        handle
-    }
-
-    fn try_read(&self, torrent: TorrentKey, handle: HandleId, bytes: &Range<u64>) -> Option<Bytes> {
-        if self.0.closing.load(Ordering::SeqCst) {
-            return None;
-        }
-        let torrent = self.0.torrent(torrent)?;
-        let found = gather(&torrent.meta.geometry, bytes, |piece| self.0.cache.get(torrent.key, piece)).ok()?;
-        // Read-ahead is told once a piece, not once a read.
-        let piece = u64::from(torrent.meta.geometry.piece_at(bytes.end - 1).0);
-        let told = torrent
-            .handles
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&handle)
-            .is_none_or(|last| last.swap(piece, Ordering::Relaxed) == piece);
-        if !told {
-            torrent.tell(Input::Hit(handle, bytes.clone()));
-        }
-        Some(found)
-    }
-
-    fn park(&self, torrent: TorrentKey, handle: HandleId, bytes: Range<u64>, pid: u32, reply: Box<dyn Reply>) {
-        let Some(torrent) = self.0.torrent(torrent).filter(|_| !self.0.closing.load(Ordering::SeqCst)) else {
-            return reply.error(libc::EIO);
-        };
-        let id = ReadId(self.0.id());
-        let deadline = Instant::now() + self.0.config.read_timeout;
-        let pieces = BTreeMap::new();
-        torrent.reads.insert(id, Parked { handle, bytes: bytes.clone(), deadline, pid, reply, pieces });
-        // Pinned after the read is parked: a piece that verifies meanwhile is seen here or there.
-        for piece in torrent.meta.geometry.pieces_of(bytes.clone()) {
-            if let Some(data) = self.0.cache.get(torrent.key, piece) {
-                torrent.reads.pin_to(id, piece, data);
-            }
-        }
-        torrent.tell(Input::Read { id, handle, bytes, deadline });
-    }
-
-    fn flush(&self, torrent: TorrentKey, handle: HandleId) {
-        let Some(torrent) = self.0.torrent(torrent) else { return };
-        if let Some(last) = torrent.handles.read().unwrap_or_else(PoisonError::into_inner).get(&handle) {
-            last.store(UNTOLD, Ordering::Relaxed);
-        }
-        torrent.tell(Input::Flush(handle));
-        if !torrent.reads.readers(handle).is_empty() {
-            self.0.runtime.spawn(torrent.withdraw_gone(handle));
-        }
-    }
-
-    fn close(&self, torrent: TorrentKey, handle: HandleId) {
-        if let Some(torrent) = self.0.torrent(torrent) {
-            torrent.handles.write().unwrap_or_else(PoisonError::into_inner).remove(&handle);
-            torrent.tell(Input::Close(handle));
-        }
-    }
-
-    fn progress(&self, torrent: TorrentKey) -> (u64, u64) {
-        self.0.torrent(torrent).map_or((0, 0), |t| (t.look(Swarm::totals).held, t.meta.geometry.total()))
-    }
-
-    fn close_all(&self) {
-        close_all(&self.0);
-    }
 }

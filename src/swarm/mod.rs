@@ -18,6 +18,7 @@ mod queue;
 mod rates;
 mod readahead;
 mod reader;
+mod requests;
 #[cfg(test)]
 mod tests;
 mod timers;
