@@ -10,7 +10,7 @@ use tracing::{debug, warn};
 
 use super::peer::Peer;
 use super::session::Shared;
-use super::torrent::Torrent;
+use super::torrent::{End, Torrent};
 use super::{handshake, listen};
 use crate::swarm::{Connected, PeerKey};
 use crate::wire::Handshake;
@@ -50,15 +50,10 @@ async fn greet(shared: Arc<Shared>, mut stream: TcpStream, addr: SocketAddr) {
         Ok(()) => handshake::incoming(&mut stream, shared.peer_id, find).await,
         Err(e) => Err(e),
     };
+    shared.node().accept_done(addr);
     match greeted {
-        Ok((theirs, torrent)) => {
-            shared.node().accept_done(addr);
-            connect(&shared, torrent, stream, addr, &theirs, false).await;
-        }
-        Err(e) => {
-            shared.node().handshake_failed(addr);
-            debug!(%addr, "an incoming handshake fails: {e}");
-        }
+        Ok((theirs, torrent)) => connect(&shared, torrent, stream, addr, &theirs, false).await,
+        Err(e) => debug!(%addr, "an incoming handshake fails: {e}"),
     }
 }
 
@@ -93,14 +88,14 @@ async fn connect(
     let link = torrent.attach(peer);
     let admitted = shared.node().connected(Instant::now(), peer, torrent.key, addr, theirs.peer_id, outgoing);
     match admitted {
-        Ok(replaced) => replaced.into_iter().for_each(|old| torrent.replace(old)),
+        Ok(replaced) => replaced.into_iter().for_each(|old| torrent.end(old, End::Replaced)),
         Err(why) => {
             torrent.detach(peer);
             return debug!(torrent = %torrent.meta.name, %addr, "a connection is refused: {why}");
         }
     }
     if shared.closing.load(Ordering::SeqCst) {
-        torrent.replace(peer);
+        torrent.end(peer, End::Session);
     }
     let connected = Connected { peer, addr, id: theirs.peer_id, fast: theirs.fast(), outgoing };
     Peer::run(torrent, stream, connected, theirs.extended(), link).await;

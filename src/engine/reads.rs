@@ -64,10 +64,10 @@ impl Reads {
     }
 }
 
-/// Puts the bytes of a read together from its pieces; none if `find` misses one, which is named.
+/// Puts the bytes of a read together from its pieces.
 ///
 /// # Errors
-/// `Err(Ok(piece))` names a piece that is not there, `Err(Err(e))` a piece that could not be read.
+/// [`Missing`]: the first piece that `find` does not have, or one that cannot be read.
 pub(super) fn gather(
     geometry: &Geometry,
     bytes: &Range<u64>,

@@ -167,17 +167,11 @@ impl Torrent {
                     read.reply.error(libc::EIO);
                 }
             }
-            Effect::Close(peer, reason) => {
-                if let Some(link) = self.link(peer) {
-                    link.close(End::Swarm(reason));
-                }
-            }
+            Effect::Close(peer, reason) => self.end(peer, End::Swarm(reason)),
             Effect::Ban(peer, addr, piece) => {
                 warn!(torrent = %self.meta.name, "{addr} is banned: it sent wrong bytes of piece {}", piece.0);
                 self.shared.node().ban(Instant::now(), self.key, addr);
-                if let Some(link) = self.link(peer) {
-                    link.close(End::Banned);
-                }
+                self.end(peer, End::Banned);
             }
             Effect::Digest(piece) => self.digest(piece),
             Effect::Discard { piece, attempt } => self.discard(piece, attempt),
@@ -240,10 +234,10 @@ impl Torrent {
         self.tell(Input::Disconnected(peer));
     }
 
-    /// Ends a connection that another one has replaced.
-    pub(super) fn replace(&self, peer: PeerKey) {
+    /// Ends a connection, if it is there.
+    pub(super) fn end(&self, peer: PeerKey, why: End) {
         if let Some(link) = self.link(peer) {
-            link.close(End::Replaced);
+            link.close(why);
         }
     }
 

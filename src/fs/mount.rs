@@ -52,10 +52,15 @@ impl std::fmt::Debug for Shared {
 /// # Errors
 /// [`Error::Mount`], as [`mount`] gives it for the mountpoint and the options.
 pub fn check(mountpoint: &Path, options: &MountOptions) -> Result<()> {
+    prepare(mountpoint, options).map(drop)
+}
+
+/// The options, and the path of a mountpoint that can be mounted on.
+fn prepare(mountpoint: &Path, options: &MountOptions) -> Result<(Parsed, PathBuf)> {
     let refuse = |reason: String| Error::Mount { mountpoint: mountpoint.to_owned(), reason };
     let parsed = Parsed::new(options).map_err(refuse)?;
-    attach::prepare(mountpoint, parsed.nonempty).map_err(refuse)?;
-    Ok(())
+    let path = attach::prepare(mountpoint, parsed.nonempty).map_err(refuse)?;
+    Ok((parsed, path))
 }
 
 /// Mounts the tree on a directory and returns once the mount answers.
@@ -65,8 +70,7 @@ pub fn check(mountpoint: &Path, options: &MountOptions) -> Result<()> {
 /// system does not let us mount.
 pub fn mount(tree: Tree, content: Arc<dyn Content>, mountpoint: &Path, options: &MountOptions) -> Result<Mounted> {
     let refuse = |reason: String| Error::Mount { mountpoint: mountpoint.to_owned(), reason };
-    let parsed = Parsed::new(options).map_err(refuse)?;
-    let path = attach::prepare(mountpoint, parsed.nonempty).map_err(refuse)?;
+    let (parsed, path) = prepare(mountpoint, options)?;
     let descriptor = attach::attach(&path, &parsed).map_err(refuse)?;
     start(tree, content, path.clone(), descriptor).map_err(|error| {
         let ours = matches!(mountinfo::top(&path), Ok(Some(entry)) if entry.fs_type == FS_TYPE);

@@ -146,8 +146,7 @@ impl Node {
         self.dials.failed(now, torrent, canonical(addr));
     }
 
-    /// A socket was accepted. When its handshake is over, either [`Node::accept_done`] or [`Node::handshake_failed`]
-    /// follows.
+    /// A socket was accepted. When its handshake is over, [`Node::accept_done`] follows.
     ///
     /// # Errors
     /// A [`Refusal`]: close it at once, nothing follows.
@@ -155,13 +154,8 @@ impl Node {
         self.connections.accept(now, canonical(from))
     }
 
-    /// The handshake of an accepted socket has succeeded; [`Node::connected`] follows.
+    /// The handshake of an accepted socket is over: it failed or took too long, or [`Node::connected`] follows.
     pub fn accept_done(&mut self, from: SocketAddr) {
-        self.connections.accept_done(canonical(from));
-    }
-
-    /// The handshake of an accepted socket has failed or took too long.
-    pub fn handshake_failed(&mut self, from: SocketAddr) {
         self.connections.accept_done(canonical(from));
     }
 

@@ -9,7 +9,7 @@ use super::{CloseReason, PeerKey, Receipt, Swarm};
 use crate::metainfo::{BLOCK_LENGTH, Block, PieceIndex, Request};
 
 /// Bytes of a block.
-const BLOCK: u64 = BLOCK_LENGTH as u64;
+pub(super) const BLOCK: u64 = BLOCK_LENGTH as u64;
 /// A peer that is done within this time takes waited-for blocks whatever the others could do.
 const SOON: u64 = 100_000;
 /// Blocks that an unmeasured peer takes of a waited-for piece.

@@ -2,14 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use super::download::BLOCK;
 use super::peer::{Asked, Peer};
 use super::timers::Timer;
 use super::{CloseReason, PeerKey, Swarm};
-use crate::metainfo::{BLOCK_LENGTH, Block, PieceIndex, Request};
+use crate::metainfo::{Block, PieceIndex, Request};
 use crate::wire::Message;
 
-/// Bytes of a block.
-const BLOCK: u64 = BLOCK_LENGTH as u64;
 /// A request is late after this time where nothing has been measured yet.
 const UNMEASURED: Duration = Duration::from_secs(1);
 /// A piece that nobody wants any more is kept this long: its reader may try again.
@@ -100,6 +99,11 @@ impl Swarm {
         self.check_starved(now);
     }
 
+    /// How long a request to this peer may take before it is late: by its own answers, else by those of all.
+    fn patience(&self, peer: &Peer) -> Duration {
+        peer.answers.patience().or_else(|| self.answers.patience()).unwrap_or(UNMEASURED)
+    }
+
     /// The timer of a peer: what is late, given up, silent or idle.
     pub(super) fn peer_due(&mut self, now: Instant, key: PeerKey) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
@@ -114,8 +118,8 @@ impl Swarm {
             self.wake(key);
         }
         self.void(now, key, true, &|_, asked| asked.sent + Peer::GIVE_UP <= now);
+        let Some(patience) = self.peers.get(&key).map(|peer| self.patience(peer)) else { return };
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        let patience = peer.answers.patience().or_else(|| self.answers.patience()).unwrap_or(UNMEASURED);
         let mut late = Vec::new();
         for asked in peer.out.iter_mut().take_while(|a| a.sent + patience <= now).filter(|a| !a.late) {
             asked.late = true;
@@ -155,8 +159,7 @@ impl Swarm {
             }
         }
         if let Some(asked) = peer.out.iter().find(|a| !a.late) {
-            let patience = peer.answers.patience().or_else(|| self.answers.patience()).unwrap_or(UNMEASURED);
-            at = at.min(asked.sent + patience);
+            at = at.min(asked.sent + self.patience(peer));
         }
         if let Some(until) = peer.refused.values().map(|r| r.until).filter(|&u| u > self.now).min() {
             at = at.min(until);
