@@ -1,5 +1,5 @@
 //! What peers and trackers say, as values: messages and handshakes (BEP 3, 6, 10), extensions (BEP 54), tracker replies
-//! (BEP 3, 7, 23, 24). Decoders take untrusted bytes, allocate nothing ahead of data and never panic.
+//! (BEP 3, 7, 15, 23, 24, 41). Decoders take untrusted bytes, allocate nothing ahead of data and never panic.
 #![forbid(unsafe_code)]
 
 mod bencode;
@@ -8,6 +8,7 @@ mod fast;
 mod handshake;
 mod message;
 mod tracker;
+mod udp_tracker;
 
 pub use extension::{ExtendedHandshake, MAX_METADATA, OUR_DONTHAVE_ID, decode_donthave, encode_donthave};
 pub use fast::allowed_fast_set;
@@ -15,6 +16,10 @@ pub use handshake::Handshake;
 pub use message::{MAX_MESSAGE, Message, PeerId, decode, encode_piece_header};
 pub use tracker::{
     AnnounceQuery, AnnounceReply, Event, MAX_PEERS, TrackerError, announce_query, announce_url, decode_http_reply,
+};
+pub use udp_tracker::{
+    MAX_SCRAPE, ScrapeEntry, UdpError, UdpReply, UdpRequest, decode_udp_reply, decode_udp_request, encode_udp_reply,
+    encode_udp_request,
 };
 
 /// Why a peer's bytes are refused. The connection is closed; the torrent goes on.
