@@ -13,6 +13,7 @@
 //! | [`node`] | pure | what the process decides over all torrents: upload slots, connections, dials, rates, memory |
 //! | [`sim`] | pure | a deterministic swarm on a virtual clock that runs the real Node and Swarm |
 //! | [`cache`] | shell | verified pieces: assembly, memory LRU, a user's own copy |
+//! | [`create`] | shell | torrents made from files |
 //! | [`engine`] | shell | tasks and sockets: session, torrent, peers, announces |
 //! | [`fs`] | shell | the tree of inodes, FUSE, the mount and its end |
 //! | [`cli`] | shell | one file per command |
@@ -30,6 +31,7 @@
 pub mod cache;
 pub mod cli;
 pub mod config;
+pub mod create;
 pub mod engine;
 pub mod error;
 pub mod fs;

@@ -97,8 +97,8 @@ impl DataDir {
         Err(trouble.unwrap_or_else(|| nothing_there(dir.join(&meta.name))))
     }
 
-    /// The copy whose files lie below `root`; a single file's path is `name`.
-    fn at(meta: &Metainfo, root: &Path, name: Option<&str>) -> io::Result<Self> {
+    /// The copy whose files lie below `root`; a single file's path is `name`. Nothing is looked for yet.
+    pub(crate) fn at(meta: &Metainfo, root: &Path, name: Option<&str>) -> io::Result<Self> {
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let root = rustix::fs::openat(CWD, root, flags, Mode::empty())?;
         let entries = meta.files.iter().filter(|file| file.length > 0).map(|file| {

@@ -1,6 +1,6 @@
-//! The check of a user's own copy: every core hashes, and the disk still sees one sequential reader, because the threads
-//! take neighbouring stripes of pieces in turn. A file that is missing, short or changed meanwhile makes bad pieces,
-//! never an error.
+//! The check of a user's own copy, and the hashes of a new torrent: every core hashes, and the disk still sees one
+//! sequential reader, because the threads take neighbouring stripes of pieces in turn. In a check, a file that is missing,
+//! short or changed meanwhile makes bad pieces, never an error.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -49,20 +49,10 @@ impl DataDir {
             return Err(Error::Data { path: meta.name.clone().into(), reason: "this is another torrent".into() });
         }
         let pieces = meta.geometry.pieces();
-        let stripe = (STRIPE / meta.geometry.nominal_piece_length()).max(1);
-        let next = AtomicU32::new(0);
         let found = Mutex::new(Found { have: vec![false; pieces as usize], bad_files: BTreeMap::new() });
-        let work = || {
+        deal(&meta.geometry, stop, |pieces| {
             let mut reader = Reader::new(self);
-            let mut good = Vec::new();
-            while !stop.load(Ordering::Relaxed) {
-                let first = next.fetch_add(stripe, Ordering::Relaxed).min(pieces);
-                let last = first.saturating_add(stripe).min(pieces);
-                if first == last {
-                    break;
-                }
-                good.extend((first..last).map(PieceIndex).filter(|&piece| reader.check(meta, piece, progress, stop)));
-            }
+            let good: Vec<_> = pieces.filter(|&piece| reader.check(meta, piece, progress, stop)).collect();
             let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
             for piece in good {
                 if let Some(have) = found.have.get_mut(piece.0 as usize) {
@@ -72,19 +62,71 @@ impl DataDir {
             for (file, reason) in reader.bad_files {
                 found.bad_files.entry(file).or_insert(reason);
             }
-        };
-        let stripes = pieces.div_ceil(stripe) as usize;
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(stripes);
-        std::thread::scope(|scope| {
-            for _ in 1..threads {
-                // Where no more threads are allowed, those that are there do the work.
-                let _ = std::thread::Builder::new().name("verify".into()).spawn_scoped(scope, work);
-            }
-            work();
         });
         let found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
         Ok(found.report(self, &meta.geometry, stop.load(Ordering::Relaxed)))
     }
+
+    /// The SHA-1 of every piece of what lies there now, one after the other, on all cores; `None` if it was stopped.
+    /// `progress` and `stop` are those of [`DataDir::verify`].
+    ///
+    /// # Errors
+    /// A file that cannot be read, as a path below the torrent's directory, and why.
+    pub(crate) fn hash(
+        &self,
+        geometry: &Geometry,
+        progress: &(dyn Fn(u64) + Sync),
+        stop: &AtomicBool,
+    ) -> Result<Option<Vec<u8>>, (PathBuf, String)> {
+        let hashes = Mutex::new(vec![[0; 20]; geometry.pieces() as usize]);
+        let (failed, failure) = (AtomicBool::new(false), Mutex::new(None));
+        deal(geometry, stop, |pieces| {
+            let mut reader = Reader::new(self);
+            let mut done = Vec::new();
+            for piece in pieces.take_while(|_| !failed.load(Ordering::Relaxed)) {
+                let Some(hash) = reader.hash(geometry, piece, progress, stop) else { break };
+                done.push((piece, hash));
+            }
+            let mut hashes = hashes.lock().unwrap_or_else(PoisonError::into_inner);
+            for (piece, hash) in done {
+                if let Some(place) = hashes.get_mut(piece.0 as usize) {
+                    *place = hash;
+                }
+            }
+            if let Some(bad) = reader.bad_files.into_iter().next() {
+                failed.store(true, Ordering::Relaxed);
+                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(bad);
+            }
+        });
+        if let Some((file, reason)) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return Err((self.path(file).unwrap_or_default().into(), reason));
+        }
+        let hashes = hashes.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok((!stop.load(Ordering::Relaxed)).then(|| hashes.into_flattened()))
+    }
+}
+
+/// Deals the pieces to all cores: every thread calls `work` once, with the pieces that it gets until `stop` is true.
+fn deal(geometry: &Geometry, stop: &AtomicBool, work: impl Fn(&mut dyn Iterator<Item = PieceIndex>) + Sync) {
+    let pieces = geometry.pieces();
+    let stripe = (STRIPE / geometry.nominal_piece_length()).max(1);
+    let next = AtomicU32::new(0);
+    let thread = || {
+        let stripes = std::iter::from_fn(|| {
+            let first = next.fetch_add(stripe, Ordering::Relaxed).min(pieces);
+            let last = first.saturating_add(stripe).min(pieces);
+            (first < last).then_some(first..last)
+        });
+        work(&mut stripes.flatten().map(PieceIndex).take_while(|_| !stop.load(Ordering::Relaxed)));
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(pieces.div_ceil(stripe) as usize);
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            // Where no more threads are allowed, those that are there do the work.
+            let _ = std::thread::Builder::new().name("hash".into()).spawn_scoped(scope, thread);
+        }
+        thread();
+    });
 }
 
 #[derive(Debug)]
@@ -122,27 +164,39 @@ impl<'a> Reader<'a> {
 
     /// True if the piece is there and passes its hash.
     fn check(&mut self, meta: &Metainfo, piece: PieceIndex, progress: &dyn Fn(u64), stop: &AtomicBool) -> bool {
-        let (start, length) = (meta.geometry.piece_offset(piece), meta.geometry.piece_length(piece) as usize);
+        let Some(hash) = self.hash(&meta.geometry, piece, progress, stop) else { return false };
+        let good = meta.piece_hashes.get(piece) == Some(&hash);
+        if !good {
+            self.blame(meta.geometry.piece_offset(piece), meta.geometry.piece_length(piece) as usize);
+        }
+        good
+    }
+
+    /// The hash of a piece; `None` if a file does not have it, or if this was stopped.
+    fn hash(
+        &mut self,
+        geometry: &Geometry,
+        piece: PieceIndex,
+        progress: &dyn Fn(u64),
+        stop: &AtomicBool,
+    ) -> Option<[u8; 20]> {
+        let (start, length) = (geometry.piece_offset(piece), geometry.piece_length(piece) as usize);
         let mut hasher = Sha1::new();
         let mut done = 0;
         while done < length {
             let step = CHUNK.min(length - done);
             if stop.load(Ordering::Relaxed) {
-                return false;
+                return None;
             }
             if !self.read(start + done as u64, step) {
                 progress((length - done) as u64);
-                return false;
+                return None;
             }
             hasher.update(&self.chunk[..step]);
             progress(step as u64);
             done += step;
         }
-        let good = meta.piece_hashes.get(piece).is_some_and(|hash| hasher.finalize().as_slice() == hash);
-        if !good {
-            self.blame(start, length);
-        }
-        good
+        Some(hasher.finalize().into())
     }
 
     /// Fills the first `length` bytes of the chunk; false if a file does not have them.
