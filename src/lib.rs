@@ -15,6 +15,7 @@
 //! | [`cache`] | shell | verified pieces: assembly, memory LRU, a user's own copy |
 //! | [`engine`] | shell | tasks and sockets: session, torrent, peers, announces |
 //! | [`fs`] | shell | the tree of inodes, FUSE, the mount and its end |
+//! | [`status`] | | what a torrent is doing, as those who look on see it |
 //! | [`cli`] | shell | one file per command |
 //!
 //! # The purity rule
@@ -36,6 +37,7 @@ pub mod fs;
 pub mod metainfo;
 pub mod node;
 pub mod sim;
+pub mod status;
 pub mod swarm;
 pub mod wire;
 
