@@ -16,6 +16,7 @@
 //! | [`create`] | shell | torrents made from files |
 //! | [`engine`] | shell | tasks and sockets: session, torrent, peers, announces |
 //! | [`fs`] | shell | the tree of inodes, FUSE, the mount and its end |
+//! | [`status`] | | what a torrent is doing, as those who look on see it |
 //! | [`cli`] | shell | one file per command |
 //!
 //! # The purity rule
@@ -38,6 +39,7 @@ pub mod fs;
 pub mod metainfo;
 pub mod node;
 pub mod sim;
+pub mod status;
 pub mod swarm;
 pub mod wire;
 
