@@ -15,6 +15,7 @@
 //! | [`cache`] | shell | verified pieces: assembly, memory LRU, a user's own copy |
 //! | [`engine`] | shell | tasks and sockets: session, torrent, peers, announces |
 //! | [`fs`] | shell | the tree of inodes, FUSE, the mount and its end |
+//! | [`tracker`] | shell | the tracker: HTTP and UDP around a registry that is pure |
 //! | [`cli`] | shell | one file per command |
 //!
 //! # The purity rule
@@ -37,6 +38,7 @@ pub mod metainfo;
 pub mod node;
 pub mod sim;
 pub mod swarm;
+pub mod tracker;
 pub mod wire;
 
 pub use config::Config;

@@ -8,6 +8,7 @@ mod options;
 mod progress;
 mod seed;
 mod source;
+mod tracker;
 mod unmount;
 mod values;
 
@@ -53,8 +54,8 @@ enum Command {
     Get(Unbuilt),
     /// Check a copy (not built yet)
     Verify(Unbuilt),
-    /// Run a tracker (not built yet)
-    Tracker(Unbuilt),
+    /// Run a tracker: HTTP and UDP on one port
+    Tracker(tracker::Arguments),
     /// A whole swarm on this machine, mounted (not built yet)
     Demo(Unbuilt),
     /// Add a torrent to a running mount (not built yet)
@@ -85,7 +86,7 @@ pub fn run() -> ExitCode {
         Command::Create(_) => unbuilt("create"),
         Command::Get(_) => unbuilt("get"),
         Command::Verify(_) => unbuilt("verify"),
-        Command::Tracker(_) => unbuilt("tracker"),
+        Command::Tracker(arguments) => tracker::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Demo(_) => unbuilt("demo"),
         Command::Add(_) => unbuilt("add"),
         Command::Remove(_) => unbuilt("remove"),
