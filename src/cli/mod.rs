@@ -10,6 +10,7 @@ mod out_file;
 mod progress;
 mod seed;
 mod source;
+mod tracker;
 mod unmount;
 mod values;
 
@@ -55,8 +56,8 @@ enum Command {
     Get(Unbuilt),
     /// Check a copy (not built yet)
     Verify(Unbuilt),
-    /// Run a tracker (not built yet)
-    Tracker(Unbuilt),
+    /// Run a tracker: HTTP and UDP on one port
+    Tracker(tracker::Arguments),
     /// A whole swarm on this machine, mounted (not built yet)
     Demo(Unbuilt),
     /// Add a torrent to a running mount (not built yet)
@@ -87,7 +88,7 @@ pub fn run() -> ExitCode {
         Command::Create(arguments) => create::run(&arguments),
         Command::Get(_) => unbuilt("get"),
         Command::Verify(_) => unbuilt("verify"),
-        Command::Tracker(_) => unbuilt("tracker"),
+        Command::Tracker(arguments) => tracker::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Demo(_) => unbuilt("demo"),
         Command::Add(_) => unbuilt("add"),
         Command::Remove(_) => unbuilt("remove"),
