@@ -277,18 +277,6 @@ async fn a_name_is_announced_to_over_every_family_that_it_has() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_family_that_is_cut_off_does_not_hold_up_the_other() {
-    let trackers = on_localhost(|at| {
-        let v4 = at.is_ipv4();
-        UdpTracker::start(at, move |seen, _| if v4 { good(seen, &[peer(1)]) } else { Vec::new() })
-    });
-    let begun = Instant::now();
-    let client = spawn(spec(&[&[format!("udp://localhost:{}", trackers[0].addr().port())]]), 5);
-    assert_eq!(client.peers(), [peer(1)]);
-    assert!(begun.elapsed() < SECOND * 10, "long before the 15 s of silence");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_torrent_cannot_send_datagrams_to_what_is_no_host() {
     for url in [
         "udp://169.254.169.254:80/announce",
