@@ -8,6 +8,7 @@ mod mount;
 mod options;
 mod out_file;
 mod progress;
+mod scrape;
 mod seed;
 mod source;
 mod tracker;
@@ -41,6 +42,9 @@ enum Command {
         /// For programs: one JSON object
         #[arg(long)]
         json: bool,
+        /// Ask its trackers for their seeds and leechers; exit code 1 if none of them answers
+        #[arg(long)]
+        scrape: bool,
     },
     /// Unmount a swarmfs mount
     Unmount {
@@ -83,7 +87,7 @@ pub fn run() -> ExitCode {
     let result = match arguments.command {
         Command::Mount(arguments) => mount::run(&arguments),
         Command::Seed(arguments) => seed::run(&arguments).map(|()| ExitCode::SUCCESS),
-        Command::Info { source, json } => info::run(&source, json).map(|()| ExitCode::SUCCESS),
+        Command::Info { source, json, scrape } => info::run(&source, json, scrape).map(|()| ExitCode::SUCCESS),
         Command::Unmount { mountpoint, lazy } => unmount::run(&mountpoint, lazy).map(|()| ExitCode::SUCCESS),
         Command::Create(arguments) => create::run(&arguments),
         Command::Get(_) => unbuilt("get"),
