@@ -49,10 +49,6 @@ impl OutFile {
         Ok(out)
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
     fn directory(&self) -> &Path {
         self.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
     }
