@@ -263,7 +263,7 @@ fn what_cannot_be_read_is_refused_before_anything_is_hashed() {
         put(dir.path().join("tree/first"), "");
         File::create(dir.path().join("tree/first")).and_then(|file| file.set_len(1 << 40)).expect("a sparse file");
         put(dir.path().join("tree/sub/secret"), "x");
-        fs::set_permissions(dir.path().join(secret), PermissionsExt::from_mode(0)).expect("its mode");
+        fs::set_permissions(dir.path().join(secret), PermissionsExt::from_mode(0o0)).expect("its mode");
         let answer = output(command.arg("tree"), SECOND * 20);
         fs::set_permissions(dir.path().join(secret), PermissionsExt::from_mode(0o700)).expect("its mode");
         let said = String::from_utf8_lossy(&answer.stderr).into_owned();
