@@ -1,17 +1,22 @@
 //! The command line: one file per command. Errors are one sentence on stderr; exit code 1 for failures, 2 for usage.
 
 mod background;
+mod get;
 mod info;
 mod log;
 mod mount;
 mod options;
 mod progress;
+mod rules;
 mod seed;
+mod selection;
 mod source;
 mod unmount;
 mod values;
+mod verify;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -49,10 +54,10 @@ enum Command {
     },
     /// Make a .torrent file (not built yet)
     Create(Unbuilt),
-    /// Fetch a copy (not built yet)
-    Get(Unbuilt),
-    /// Check a copy (not built yet)
-    Verify(Unbuilt),
+    /// Fetch a copy of a torrent, or of some of its files
+    Get(get::Arguments),
+    /// Compare a copy with its torrent
+    Verify(verify::Arguments),
     /// Run a tracker (not built yet)
     Tracker(Unbuilt),
     /// A whole swarm on this machine, mounted (not built yet)
@@ -83,8 +88,8 @@ pub fn run() -> ExitCode {
         Command::Info { source, json } => info::run(&source, json).map(|()| ExitCode::SUCCESS),
         Command::Unmount { mountpoint, lazy } => unmount::run(&mountpoint, lazy).map(|()| ExitCode::SUCCESS),
         Command::Create(_) => unbuilt("create"),
-        Command::Get(_) => unbuilt("get"),
-        Command::Verify(_) => unbuilt("verify"),
+        Command::Get(arguments) => get::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
         Command::Tracker(_) => unbuilt("tracker"),
         Command::Demo(_) => unbuilt("demo"),
         Command::Add(_) => unbuilt("add"),
@@ -95,6 +100,11 @@ pub fn run() -> ExitCode {
         eprintln!("swarmfs: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+/// A line for people. Nobody may be there to read it.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// A command line that makes no sense: says so as clap does, with exit code 2.
