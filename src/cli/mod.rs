@@ -2,20 +2,25 @@
 
 mod background;
 mod create;
+mod get;
 mod info;
 mod log;
 mod mount;
 mod options;
 mod out_file;
 mod progress;
+mod rules;
 mod scrape;
 mod seed;
+mod selection;
 mod source;
 mod tracker;
 mod unmount;
 mod values;
+mod verify;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -56,10 +61,10 @@ enum Command {
     },
     /// Make a .torrent file
     Create(create::Arguments),
-    /// Fetch a copy (not built yet)
-    Get(Unbuilt),
-    /// Check a copy (not built yet)
-    Verify(Unbuilt),
+    /// Fetch a copy of a torrent, or of some of its files
+    Get(get::Arguments),
+    /// Compare a copy with its torrent
+    Verify(verify::Arguments),
     /// Run a tracker: HTTP and UDP on one port
     Tracker(tracker::Arguments),
     /// A whole swarm on this machine, mounted (not built yet)
@@ -90,8 +95,8 @@ pub fn run() -> ExitCode {
         Command::Info { source, json, scrape } => info::run(&source, json, scrape).map(|()| ExitCode::SUCCESS),
         Command::Unmount { mountpoint, lazy } => unmount::run(&mountpoint, lazy).map(|()| ExitCode::SUCCESS),
         Command::Create(arguments) => create::run(&arguments),
-        Command::Get(_) => unbuilt("get"),
-        Command::Verify(_) => unbuilt("verify"),
+        Command::Get(arguments) => get::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
         Command::Tracker(arguments) => tracker::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Demo(_) => unbuilt("demo"),
         Command::Add(_) => unbuilt("add"),
@@ -102,6 +107,11 @@ pub fn run() -> ExitCode {
         eprintln!("swarmfs: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+/// A line for people. Nobody may be there to read it.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// A command line that makes no sense: says so as clap does, with exit code 2.

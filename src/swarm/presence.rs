@@ -134,6 +134,7 @@ impl Swarm {
         if piece.0 >= self.geometry.pieces() {
             self.out_of_range(now, key);
         } else if let Some(peer) = self.peers.get_mut(&key).filter(|p| p.allowed.len() < ALLOWED) {
+            peer.nothing_in = None;
             self.work |= peer.allowed.insert(piece);
         }
     }
