@@ -487,7 +487,7 @@ fn the_command_says_its_urls_and_ends_at_once() {
     process.signal(rustix::process::Signal::INT);
     let Some((status, _)) = process.wait(SECOND * 3) else { panic!("Ctrl-C does not end it: {}", process.log()) };
     assert_eq!(status.code(), Some(0), "{}", process.log());
-    let tally = "1 announces (1 HTTP, 0 UDP), 0 scrapes, 1 refused; 1 peers in 1 torrents";
+    let tally = "announces: 1 over HTTP, 0 over UDP; scrapes: 0; refused: 1; peers: 1; torrents: 1";
     assert!(process.log().contains(tally), "{}", process.log());
     drop(kept);
 }

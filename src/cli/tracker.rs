@@ -70,7 +70,7 @@ fn print_start(addrs: &[SocketAddr], served: Option<usize>) {
         listening.join(" and ")
     );
     let mut out = std::io::stdout().lock();
-    for addr in addrs.iter().flat_map(|addr| reached(*addr)) {
+    for addr in addrs.iter().flat_map(|addr| reached(*addr)).collect::<BTreeSet<_>>() {
         let _ = writeln!(out, "http://{addr}/announce\nudp://{addr}/announce");
     }
     let _ = out.flush();
@@ -100,8 +100,7 @@ fn reached(addr: SocketAddr) -> Vec<SocketAddr> {
 fn summary(tally: &Tally) -> String {
     let Tally { http, udp, scrapes, refused, torrents, peers } = tally;
     format!(
-        "{} announces ({http} HTTP, {udp} UDP), {scrapes} scrapes, {refused} refused; {peers} peers in {torrents} torrents",
-        http + udp
+        "announces: {http} over HTTP, {udp} over UDP; scrapes: {scrapes}; refused: {refused}; peers: {peers}; torrents: {torrents}"
     )
 }
 

@@ -20,6 +20,7 @@ use rand::TryRng;
 use tokio::task::JoinSet;
 
 use crate::error::{Error, Result};
+use crate::metainfo::{InfoHash, TorrentId};
 use crate::wire::AnnounceQuery;
 use connections::{Connections, Listener};
 use udp::ConnectionIds;
@@ -126,6 +127,9 @@ impl Shared {
         room: Room,
         over: Count,
     ) -> Result<Answer, Refusal> {
+        let AnnounceQuery { info_hash, port, event, left, .. } = query;
+        let torrent = TorrentId { v1: Some(InfoHash(*info_hash)), v2: None };
+        tracing::debug!(%torrent, %from, port, ?event, left, ?over, "announce");
         let result = self.registry().announce(now, from, query, room);
         self.count(if result.is_ok() { over } else { Count::Refused });
         result
@@ -229,10 +233,7 @@ async fn sweep(shared: Arc<Shared>) {
     let mut tick = tokio::time::interval(Duration::from_millis(500));
     loop {
         tick.tick().await;
-        while {
-            let more = shared.registry().expire(Instant::now(), SWEEP);
-            more
-        } {
+        while shared.registry().expire(Instant::now(), SWEEP) {
             tokio::task::yield_now().await;
         }
     }

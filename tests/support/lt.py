@@ -43,7 +43,7 @@ def show(torrent):
 
 def start(torrent, directory, address, seeding, rate=0):
     session = lt.session({
-        'listen_interfaces': address, 'outgoing_interfaces': address.rsplit(':', 1)[0],
+        'listen_interfaces': address, 'outgoing_interfaces': address.rsplit(':', 1)[0].strip('[]'),
         'enable_dht': False, 'enable_lsd': False, 'enable_upnp': False, 'enable_natpmp': False,
         'enable_incoming_utp': False, 'enable_outgoing_utp': False, 'ssrf_mitigation': False,
         'allow_multiple_connections_per_ip': True, 'rate_limit_ip_overhead': False, 'unchoke_slots_limit': 16,
