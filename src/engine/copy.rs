@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::metainfo::{BLOCK_LENGTH, Geometry, Metainfo, PieceIndex};
 
 /// A torrent's copy on disk.
-pub(super) struct Copy {
+pub(super) struct DiskCopy {
     data: DataDir,
     geometry: Geometry,
     /// Per piece: all of it is in the copy, and was right when it was checked or written.
@@ -32,7 +32,7 @@ struct Writer {
     thread: JoinHandle<()>,
 }
 
-impl Copy {
+impl DiskCopy {
     pub(super) fn new(copy: LocalCopy, geometry: Geometry) -> Self {
         let has = |piece: PieceIndex| copy.have.get(piece.0 as usize) == Some(&true);
         Self {
@@ -114,16 +114,21 @@ impl Copy {
 
     /// Writes a piece, unless writing has failed before.
     fn write(&self, piece: PieceIndex, data: &Verified) {
-        if self.failure.borrow().is_some() {
+        if self.is_failing() {
             return;
         }
         match self.data.write_piece(piece, data) {
             Ok(whole) => self.set(piece, whole),
             Err(error) => {
-                tracing::error!("{error}");
+                tracing::debug!("{error}");
                 self.failure.send_replace(Some(Arc::new(error)));
             }
         }
+    }
+
+    /// True if it cannot be written any more.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failure.borrow().is_some()
     }
 
     /// Resolves with the reason when it cannot be written any more.

@@ -15,7 +15,7 @@ use tracing::{debug, info};
 
 use super::connect::{accept, decide};
 use super::content::Content;
-use super::copy::Copy;
+use super::copy::DiskCopy;
 use super::discovery::{AnnounceSpec, Deadlines};
 use super::listen;
 use super::mounted::SessionContent;
@@ -254,7 +254,7 @@ impl Session {
         };
         let swarm = Swarm::new(setup, Instant::now());
         let have = copy.as_ref().map(|c| c.have.clone()).unwrap_or_default();
-        let data = copy.map(|c| Copy::new(c, meta.geometry));
+        let data = copy.map(|c| DiskCopy::new(c, meta.geometry));
         let torrent = Arc::new(Torrent::new(key, Arc::clone(&meta), Arc::clone(shared), swarm, data));
         if let Err(error) = torrent.write_copy() {
             shared.by_hash.write().unwrap_or_else(PoisonError::into_inner).remove(&info_hash);
@@ -334,7 +334,7 @@ impl Session {
 
     /// Resolves with the reason when a copy cannot be written any more. The torrent goes on without it.
     pub fn copy_failed(&self, torrent: TorrentKey) -> impl Future<Output = Arc<Error>> + Send + use<> {
-        let failed = self.shared.torrent(torrent).and_then(|t| t.data.as_ref().map(Copy::failed));
+        let failed = self.shared.torrent(torrent).and_then(|t| t.data.as_ref().map(DiskCopy::failed));
         async move {
             match failed {
                 Some(failed) => failed.await,
@@ -349,7 +349,7 @@ impl Session {
     /// As [`DataDir::sync`].
     pub async fn sync(&self, torrent: TorrentKey) -> Result<()> {
         let Some(torrent) = self.shared.torrent(torrent) else { return Ok(()) };
-        let work = tokio::task::spawn_blocking(move || torrent.data.as_ref().map_or(Ok(()), Copy::sync));
+        let work = tokio::task::spawn_blocking(move || torrent.data.as_ref().map_or(Ok(()), DiskCopy::sync));
         work.await.map_err(|e| Error::System { what: "wait for the disk", cause: std::io::Error::other(e) })?
     }
 
@@ -380,7 +380,7 @@ impl Session {
         tasks.shutdown().await;
         for torrent in self.shared.all() {
             // A verified piece that waits for the disk is not thrown away.
-            let _ = tokio::task::spawn_blocking(move || torrent.data.as_ref().map(Copy::close)).await;
+            let _ = tokio::task::spawn_blocking(move || torrent.data.as_ref().map(DiskCopy::close)).await;
         }
         self.shared.torrents.write().unwrap_or_else(PoisonError::into_inner).clear();
     }

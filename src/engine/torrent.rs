@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use tracing::{debug, error, warn};
 
-use super::copy::Copy;
+use super::copy::DiskCopy;
 use super::discovery::{self, Announcer, TrackerStatus};
 use super::reads::{Missing, Reads, gather};
 use super::session::Shared;
@@ -56,7 +56,7 @@ pub(super) struct Torrent {
     pub(super) meta: Arc<Metainfo>,
     pub(super) shared: Arc<Shared>,
     /// The copy on disk, if there is one.
-    pub(super) data: Option<Copy>,
+    pub(super) data: Option<DiskCopy>,
     /// When the last piece came that was missing.
     completed: OnceLock<Instant>,
     /// Everything wanted is there.
@@ -80,7 +80,7 @@ impl Torrent {
         meta: Arc<Metainfo>,
         shared: Arc<Shared>,
         swarm: Swarm,
-        data: Option<Copy>,
+        data: Option<DiskCopy>,
     ) -> Self {
         Self {
             key,
@@ -340,7 +340,7 @@ impl Torrent {
             swarm.handle(now, Input::PieceVerified(piece));
             swarm.wanted_left()
         });
-        if left == 0 {
+        if left == 0 && !self.data.as_ref().is_some_and(DiskCopy::is_failing) {
             self.finished.send_replace(true);
         }
     }
