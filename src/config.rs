@@ -37,9 +37,9 @@ pub struct Config {
     pub fill: Fill,
     /// How long a read waits before EIO. Default 60 s: the kernel may abort a mount that is slower than its own limit.
     pub read_timeout: Duration,
-    /// Payload bytes per second to all peers together; none is unlimited.
+    /// Payload bytes per second to all peers together; none is unlimited. What we ask for and tell is never limited.
     pub upload_limit: Option<u64>,
-    /// Payload bytes per second from all peers together; none is unlimited. Not built yet.
+    /// Payload bytes per second from all peers together; none is unlimited. Nothing else that they say is.
     pub download_limit: Option<u64>,
     /// Peers unchoked for what they give us, besides one optimistic unchoke. Default 4 (BEP 3).
     pub upload_slots: usize,

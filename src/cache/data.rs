@@ -165,6 +165,30 @@ impl DataDir {
         Ok(())
     }
 
+    /// As [`DataDir::read_at`], but never waits for a disk: false if it would have to, and `out` is anything then.
+    ///
+    /// # Errors
+    /// As [`DataDir::read_at`].
+    pub fn read_cached_at(&self, offset: u64, out: &mut [u8]) -> io::Result<bool> {
+        for span in self.spans(offset, out.len()) {
+            let Span { file, at, part } = span?;
+            if matches!(self.files.get(file), Some(Entry { source: Source::Zeros, .. })) {
+                out[part].fill(0);
+                continue;
+            }
+            let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).get(&file).map(Arc::clone);
+            let Some(file) = open else { return Ok(false) };
+            let length = part.len();
+            let slices = &mut [io::IoSliceMut::new(&mut out[part])];
+            // Errors too, of file systems that know no NOWAIT among them: read_at will tell.
+            let read = rustix::io::preadv2(&*file, slices, at, rustix::io::ReadWriteFlags::NOWAIT);
+            if read != Ok(length) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Bytes of the torrent.
     pub(super) fn total(&self) -> u64 {
         self.geometry.total()

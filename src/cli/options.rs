@@ -24,7 +24,7 @@ pub(crate) struct Network {
     /// Upload at most this many bytes a second (KiB, MiB)
     #[arg(long, value_name = "RATE", value_parser = values::rate)]
     upload_limit: Option<u64>,
-    /// Download at most this many bytes a second (not built yet)
+    /// Download at most this many bytes a second (KiB, MiB)
     #[arg(long, value_name = "RATE", value_parser = values::rate)]
     download_limit: Option<u64>,
     /// Peers unchoked for what they give us, besides one optimistic unchoke
@@ -92,9 +92,6 @@ pub(crate) struct Verbosity {
 impl Network {
     /// These options over the defaults.
     pub(crate) fn config(&self) -> Config {
-        if self.download_limit.is_some() {
-            warn!("--download-limit is not built yet: downloads are not limited");
-        }
         let defaults = Config::default();
         Config {
             listen: self.listen.unwrap_or(defaults.listen),

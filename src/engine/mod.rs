@@ -3,6 +3,7 @@
 //! the swarm decide, unlocks, and only then carries out its effects. No code holds two locks, and none waits, replies or
 //! does IO under one.
 
+mod chunks;
 mod connect;
 mod content;
 mod copy;
@@ -13,6 +14,7 @@ mod mounted;
 mod outbox;
 mod peer;
 mod reads;
+mod sending;
 mod session;
 mod torrent;
 

@@ -1,24 +1,23 @@
 //! One connection: reads the socket into a buffer of the worker's, lets the swarm judge what came under one lock per
-//! read, puts blocks into their pieces, and writes what the swarm has for this peer while the socket takes it.
+//! read, puts blocks into their pieces, and writes what the swarm has for this peer while the socket takes it. What that
+//! is, is fetched in [`super::sending`].
 
 use std::cell::RefCell;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tracing::{debug, trace};
+use tracing::debug;
 
-use super::outbox::Outbox;
+use super::outbox::{Outbox, SLICES};
 use super::torrent::{End, Link, Torrent};
 use crate::metainfo::Request;
-use crate::swarm::{CloseReason, Connected, Input, Outgoing, PeerKey, Receipt, Room, Swarm};
+use crate::swarm::{CloseReason, Connected, Input, PeerKey, Receipt, Swarm};
 use crate::wire::{self, ExtendedHandshake, Message, OUR_DONTHAVE_ID};
 
-/// Bytes that wait in memory for one peer's socket: eight blocks.
-const OUTBOX: usize = 8 * (16 * 1024 + 13);
 /// The worker's read buffer: the largest message, and as much again for the next read.
 const BUFFER: usize = 2 * wire::MAX_MESSAGE;
 
@@ -38,16 +37,20 @@ thread_local! {
 
 /// A connection whose handshakes are done.
 pub(super) struct Peer {
-    torrent: Arc<Torrent>,
+    pub(super) torrent: Arc<Torrent>,
     stream: TcpStream,
-    key: PeerKey,
-    addr: SocketAddr,
+    pub(super) key: PeerKey,
+    pub(super) addr: SocketAddr,
     link: Arc<Link>,
-    outbox: Outbox,
+    pub(super) outbox: Outbox,
     /// The beginning of a message whose end has not come.
     rest: Vec<u8>,
-    /// Blocks wait for the upload limit until then.
-    held: Option<Instant>,
+    /// Something to send waits for a rate limit until then.
+    pub(super) send_held: Option<Instant>,
+    /// Nothing is read before then: the download limit.
+    read_held: Option<Instant>,
+    /// It owes us blocks: what it sends counts for the download limit before it is read.
+    pub(super) owes: bool,
     /// Since when the peer has taken nothing of what waits for it.
     stuck: Option<Instant>,
 }
@@ -96,7 +99,9 @@ impl Peer {
             link,
             outbox: Outbox::default(),
             rest: Vec::new(),
-            held: None,
+            send_held: None,
+            read_held: None,
+            owes: false,
             stuck: None,
         };
         peer.pull();
@@ -126,24 +131,27 @@ impl Peer {
             ..ExtendedHandshake::default()
         };
         let message = Message::Extended { id: 0, payload: hello.encode().into() };
-        self.outbox.push(|out| message.encode(out));
+        self.outbox.push(&message);
     }
 
     async fn drive(&mut self) -> io::Result<()> {
         let mut moved = 0;
         loop {
             while self.outbox.len() > 0 && self.write(&mut moved)? {
-                self.pull();
+                if self.outbox.len() <= self.reach() / 2 {
+                    self.pull();
+                }
                 give_way(&mut moved).await;
             }
             give_way(&mut moved).await;
-            let interest =
-                if self.outbox.len() > 0 { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
-            let held = self.held.map(tokio::time::Instant::from_std);
+            let writes = (self.outbox.len() > 0).then_some(Interest::WRITABLE);
+            let reads = self.read_held.is_none().then_some(Interest::READABLE);
+            let interest = [reads, writes].into_iter().flatten().reduce(Interest::add);
+            let held = self.send_held.into_iter().chain(self.read_held).min().map(tokio::time::Instant::from_std);
             let stuck = self.stuck.map(|since| tokio::time::Instant::from_std(since + STUCK));
             tokio::select! {
-                ready = self.stream.ready(interest) => {
-                    if ready?.is_readable() {
+                ready = self.stream.ready(interest.unwrap_or(Interest::READABLE)), if interest.is_some() => {
+                    if ready?.is_readable() && self.read_held.is_none() {
                         moved += self.read()?.max(TURN / 64);
                     }
                 }
@@ -154,8 +162,11 @@ impl Peer {
                     self.pull();
                 }
                 () = tokio::time::sleep_until(held.unwrap_or_else(tokio::time::Instant::now)), if held.is_some() => {
-                    self.held = None;
-                    self.pull();
+                    let now = Instant::now();
+                    self.read_held = self.read_held.filter(|&until| until > now);
+                    if self.send_held.take_if(|until| *until <= now).is_some() {
+                        self.pull();
+                    }
                 }
                 () = tokio::time::sleep_until(stuck.unwrap_or_else(tokio::time::Instant::now)), if stuck.is_some() => {
                     return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not read what it asked for"));
@@ -166,7 +177,9 @@ impl Peer {
 
     /// Writes what waits; false if the socket is full.
     fn write(&mut self, moved: &mut usize) -> io::Result<bool> {
-        match self.stream.try_write_vectored(&self.outbox.slices()) {
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let count = self.outbox.slices(&mut slices);
+        match self.stream.try_write_vectored(&slices[..count]) {
             Ok(count) => {
                 self.outbox.advance(count);
                 self.stuck = None;
@@ -185,16 +198,26 @@ impl Peer {
     fn read(&mut self) -> io::Result<usize> {
         READ.with_borrow_mut(|buffer| {
             let before = self.rest.len();
+            let want = buffer.len() - before;
+            let granted = self.may_read(want);
+            if granted == Some(0) {
+                return Ok(0);
+            }
+            let end = before + granted.unwrap_or(want);
             buffer[..before].copy_from_slice(&self.rest);
-            let count = match self.stream.try_read(&mut buffer[before..]) {
+            let count = match self.stream.try_read(&mut buffer[before..end]) {
                 Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer closed the connection")),
                 Ok(count) => count,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(0),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.has_read(granted, 0, 0);
+                    return Ok(0);
+                }
                 Err(e) => return Err(e),
             };
             let bytes = &buffer[..before + count];
             let mut seen = Seen::default();
             while self.take_in(bytes, &mut seen)? {}
+            self.has_read(granted, count, seen.used - seen.payload);
             self.rest.clear();
             self.rest.extend_from_slice(&bytes[seen.used..]);
             if self.rest.is_empty() {
@@ -210,110 +233,43 @@ impl Peer {
         })
     }
 
+    /// How many bytes the download limit grants a peer that owes us blocks; 0: none before `read_held`. Any other may
+    /// say what it likes.
+    fn may_read(&mut self, want: usize) -> Option<usize> {
+        self.torrent.shared.config.download_limit?;
+        let (now, mut node) = (Instant::now(), self.torrent.shared.node());
+        if !self.owes {
+            node.download().leave(self.key);
+            return None;
+        }
+        let granted = node.download().take(now, self.key, want);
+        if granted == 0 {
+            self.read_held = node.download().wait(now, self.key, false);
+        }
+        Some(granted)
+    }
+
+    /// Settles with the download limit: `count` bytes were read, and `control` of what is whole now was no payload.
+    fn has_read(&self, granted: Option<usize>, count: usize, control: usize) {
+        if self.torrent.shared.config.download_limit.is_some() {
+            let (free, mut node) = (granted.unwrap_or(0) + control, self.torrent.shared.node());
+            node.download().put_back(free.saturating_sub(count));
+            node.download().overdraw(count.saturating_sub(free));
+        }
+    }
+
     /// Lets the swarm judge some messages, sends what it has in return, and puts the blocks into their pieces. True if
     /// there are more messages.
     fn take_in(&mut self, bytes: &[u8], seen: &mut Seen) -> io::Result<bool> {
-        let (mut kept, mut out) = (Vec::new(), Vec::new());
-        let (room, retry) = self.room();
-        let pieces = self.torrent.meta.geometry.pieces();
-        let (verdict, payload_waits) = self.torrent.enter(|swarm, now| {
-            let verdict = judge(swarm, now, self.key, pieces, bytes, seen, &mut kept);
-            (verdict, swarm.transmit(now, self.key, room, &mut out))
-        });
-        self.send(out, room, retry, payload_waits);
+        let mut kept = Vec::new();
+        let (key, pieces) = (self.key, self.torrent.meta.geometry.pieces());
+        let verdict = self.exchange(|swarm, now| judge(swarm, now, key, pieces, bytes, seen, &mut kept));
         // Whatever follows them, these blocks count as received.
         for block in kept {
             let data = &bytes[block.at..block.at + block.request.length as usize];
             self.torrent.fill(block.request, block.attempt, data);
         }
         verdict.map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
-    }
-
-    /// Takes from the swarm what there is for this peer.
-    fn pull(&mut self) {
-        let (room, waits) = self.room();
-        let mut out = Vec::new();
-        let payload_waits = self.torrent.enter(|swarm, now| swarm.transmit(now, self.key, room, &mut out));
-        self.send(out, room, waits, payload_waits);
-    }
-
-    /// What the outbox and the upload limit leave, and when the limit leaves more.
-    fn room(&self) -> (Room, Option<Instant>) {
-        let total = OUTBOX.saturating_sub(self.outbox.len());
-        if self.torrent.shared.config.upload_limit.is_none() {
-            return (Room { total, payload: total }, None);
-        }
-        let granted = self.torrent.shared.node().upload_room(Instant::now(), total);
-        (Room { total, payload: granted.granted }, granted.retry)
-    }
-
-    fn send(&mut self, outgoing: Vec<Outgoing>, room: Room, retry: Option<Instant>, payload_waits: bool) {
-        let mut payload = 0;
-        let mut unserved = Vec::new();
-        for item in outgoing {
-            match item {
-                Outgoing::Message(message) => {
-                    trace!(addr = %self.addr, ?message, "sends");
-                    self.outbox.push(|out| message.encode(out));
-                }
-                Outgoing::Piece(request) => match self.send_block(request) {
-                    true => payload += request.length as usize,
-                    false => unserved.push(request),
-                },
-            }
-        }
-        if self.torrent.shared.config.upload_limit.is_some() {
-            let mut node = self.torrent.shared.node();
-            node.upload_return(room.payload.saturating_sub(payload));
-            node.upload_overdraw(payload.saturating_sub(room.payload));
-            self.held = if payload_waits { retry } else { None };
-        }
-        if !unserved.is_empty() {
-            self.torrent.enter(|swarm, now| {
-                for request in unserved {
-                    if self.torrent.data.is_none() {
-                        swarm.handle(now, Input::Lost(request.piece));
-                    }
-                    swarm.handle(now, Input::Unserved(self.key, request));
-                }
-            });
-        }
-    }
-
-    /// Queues a block; false if its bytes are not there.
-    fn send_block(&mut self, request: Request) -> bool {
-        let torrent = &self.torrent;
-        let span = request.begin as usize..(request.begin + request.length) as usize;
-        if let Some(piece) = torrent.shared.cache.peek(torrent.key, request.piece) {
-            if piece.bytes().is_some() {
-                self.outbox.push(|out| wire::encode_piece_header(request, out));
-                self.outbox.push_piece(piece, span);
-                return true;
-            }
-            let mut block = vec![0; span.len()];
-            if piece.read_at(request.begin, &mut block).is_err() {
-                return false;
-            }
-            return self.queue_copy(request, &block);
-        }
-        let Some(data) = &torrent.data else { return false };
-        let mut block = vec![0; span.len()];
-        let offset = torrent.meta.geometry.piece_offset(request.piece) + u64::from(request.begin);
-        match tokio::task::block_in_place(|| data.read_at(offset, &mut block)) {
-            Ok(()) => self.queue_copy(request, &block),
-            Err(e) => {
-                tracing::warn!(torrent = %torrent.meta.name, piece = request.piece.0, "the copy cannot be read: {e}");
-                false
-            }
-        }
-    }
-
-    fn queue_copy(&mut self, request: Request, block: &[u8]) -> bool {
-        self.outbox.push(|out| {
-            wire::encode_piece_header(request, out);
-            out.extend_from_slice(block);
-        });
-        true
     }
 }
 
@@ -330,6 +286,8 @@ async fn give_way(moved: &mut usize) {
 struct Seen {
     /// Bytes of whole messages.
     used: usize,
+    /// Of these, bytes of blocks.
+    payload: usize,
     /// It became interested.
     interested: bool,
     /// The port where it listens.
@@ -352,6 +310,7 @@ fn judge(
         seen.used += length;
         match message {
             Message::Piece { piece, begin, data } => {
+                seen.payload += data.len();
                 let request = Request { piece, begin, length: u32::try_from(data.len()).unwrap_or(u32::MAX) };
                 if let Receipt::Keep { attempt } = swarm.receive(now, peer, request) {
                     kept.push(Kept { request, attempt, at: seen.used - data.len() });

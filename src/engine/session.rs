@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tracing::{debug, info};
 
+use super::chunks::Chunks;
 use super::connect::{accept, decide};
 use super::content::Content;
 use super::copy::DiskCopy;
@@ -62,6 +63,7 @@ pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) cache: Cache,
     pub(super) pool: Arc<Pool>,
+    pub(super) chunks: Arc<Chunks>,
     pub(super) peer_id: PeerId,
     /// The port that peers reach us at.
     pub(super) port: u16,
@@ -183,6 +185,7 @@ impl Session {
             upload_slots: config.upload_slots,
             max_peers: config.max_peers,
             upload_limit: config.upload_limit,
+            download_limit: config.download_limit,
             upload: config.upload,
             assembly_bytes: config.memory / 2,
             peer_id,
@@ -191,6 +194,7 @@ impl Session {
         let shared = Arc::new(Shared {
             cache: Cache::new(config.memory),
             pool: Pool::new(),
+            chunks: Arc::default(),
             peer_id,
             port,
             node_wake: Notify::new(),

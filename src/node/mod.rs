@@ -22,8 +22,7 @@ pub use connections::Refusal;
 use connections::{Connection, Connections};
 use dials::Dials;
 use memory::Credits;
-use rates::Bucket;
-pub use rates::Room;
+pub use rates::Bucket;
 
 /// What a node is made from.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +36,8 @@ pub struct Limits {
     pub max_peers: usize,
     /// Payload bytes per second to all peers together; none is unlimited.
     pub upload_limit: Option<u64>,
+    /// Payload bytes per second from all peers together; none is unlimited.
+    pub download_limit: Option<u64>,
     /// False: every peer stays choked.
     pub upload: bool,
     /// Bytes of unfinished pieces in memory. A piece that is to be assembled in memory must be at most half of it.
@@ -62,6 +63,8 @@ pub struct Node {
     connections: Connections,
     dials: Dials,
     upload: Bucket,
+    requests: Bucket,
+    download: Bucket,
     credits: Credits,
 }
 
@@ -74,7 +77,9 @@ impl Node {
             choker: Choker::new(limits.upload_slots, limits.upload_limit, seed, now),
             connections: Connections::new(limits.max_peers, limits.peer_id),
             dials: Dials::new(seed.wrapping_add(1)),
-            upload: Bucket::new(limits.upload_limit),
+            upload: Bucket::new(limits.upload_limit, rates::WHOLE_BLOCK),
+            requests: Bucket::new(limits.download_limit, rates::WHOLE_BLOCK),
+            download: Bucket::new(limits.download_limit, rates::SOCKET_READ),
             credits: Credits::new(limits.assembly_bytes),
         }
     }
@@ -197,6 +202,9 @@ impl Node {
     /// A connection has ended. `good` is false if the peer broke the protocol. Unknown ones (refused or replaced) are
     /// ignored.
     pub fn disconnected(&mut self, now: Instant, peer: PeerKey, good: bool) {
+        for bucket in [&mut self.upload, &mut self.requests, &mut self.download] {
+            bucket.leave(peer);
+        }
         let Some(gone) = self.connections.remove(peer) else { return };
         self.choker.forget(now, peer);
         if let Some(listens) = gone.listens {
@@ -217,19 +225,20 @@ impl Node {
         self.credits.remove(torrent)
     }
 
-    /// Asks for `want` bytes of upload. Grants all, a part of at least one whole block, or nothing until `retry`.
-    pub fn upload_room(&mut self, now: Instant, want: usize) -> Room {
-        self.upload.take(now, want)
+    /// The limit on payload that we send.
+    pub fn upload(&mut self) -> &mut Bucket {
+        &mut self.upload
     }
 
-    /// Bytes of a grant that were not sent.
-    pub fn upload_return(&mut self, unused: usize) {
-        self.upload.put_back(unused);
+    /// The download limit where it is kept first: at the blocks that we ask for. What is never asked for waits in no
+    /// socket, a block that a read waits for goes before all others, and no peer looks slow because we do not read.
+    pub fn requests(&mut self) -> &mut Bucket {
+        &mut self.requests
     }
 
-    /// Bytes that were sent beyond a grant; later grants wait for them.
-    pub fn upload_overdraw(&mut self, bytes: usize) {
-        self.upload.overdraw(bytes);
+    /// The download limit where it is kept whatever peers send: at the payload that we read from their sockets.
+    pub fn download(&mut self) -> &mut Bucket {
+        &mut self.download
     }
 
     /// A torrent asks for bytes of unfinished pieces. Returns what is granted now; the rest comes out of a later
@@ -282,6 +291,7 @@ mod tests {
             upload_slots: 4,
             max_peers: 3,
             upload_limit: None,
+            download_limit: None,
             upload: true,
             assembly_bytes: 1 << 20,
         };

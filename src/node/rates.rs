@@ -1,78 +1,139 @@
-//! A rate limit as a token bucket that is smooth: what it lets through at once is what 100 ms of its rate are worth, or
-//! one block if that is more, because a block is sent whole.
+//! A rate limit as a token bucket that is smooth and fair: what it lets through at once is what 100 ms of its rate are
+//! worth, or one quantum if that is more, and those who have to wait get their turns in the order in which they came.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::metainfo::BLOCK_LENGTH;
+use crate::swarm::PeerKey;
 
-/// A `piece` message with a whole block: the least that is ever waited for, since it cannot be sent by halves.
-const QUANTUM: u64 = BLOCK_LENGTH as u64 + 13;
-/// How many quanta of time a second's rate is cut into: a burst is a tenth of a second.
+/// What is granted at the least where it cannot be cut: a block is asked for and sent whole. Bytes.
+pub(super) const WHOLE_BLOCK: u64 = BLOCK_LENGTH as u64;
+/// What a read of a socket is granted at the least: at 64 KiB/s sixteen turns a second. Bytes.
+pub(super) const SOCKET_READ: u64 = 4096;
+/// How many bursts a second's rate is cut into: one is a tenth of a second.
 const BURSTS_PER_SECOND: u64 = 10;
+/// Above one quantum a bucket holds what it earns in a twentieth of a second: whoever is woken that late loses nothing.
+const SLACK_PER_SECOND: u64 = 20;
+/// Whoever does not come for its turn for so long has lost its place: a task that waits for a dead disk holds nobody up.
+const PATIENCE: Duration = Duration::from_secs(1);
 const NANOS: i128 = 1_000_000_000;
 
-/// The answer of a rate limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room {
-    /// Bytes that may be sent now. They are spent: give back what was not sent.
-    pub granted: usize,
-    /// When to ask again, if nothing was granted. None with a grant, and with a limit of 0, which never has room.
-    pub retry: Option<Instant>,
-}
-
-/// A token bucket over a virtual clock.
+/// A token bucket over a virtual clock, and the line of those who wait for it.
+///
+/// Whoever wants bytes takes them with [`Bucket::take`]. If nothing was granted, or more is wanted, [`Bucket::wait`]
+/// gives it a place in the line and says when to take again; whoever wants no more leaves with [`Bucket::leave`].
 #[derive(Clone, Debug)]
-pub(super) struct Bucket {
+pub struct Bucket {
     /// Bytes per second; none is unlimited.
     rate: Option<u64>,
+    /// What is granted at the least, unless less is wanted.
+    quantum: u64,
     /// Tokens in bytes times nanoseconds, so that no fraction is lost however often it is asked. Negative after
     /// [`Bucket::overdraw`].
     tokens: i128,
     updated: Option<Instant>,
+    /// Who waits, the next one first; the urgent before the others.
+    line: VecDeque<Waiter>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Waiter {
+    who: PeerKey,
+    urgent: bool,
+    /// When it was told to take again; none if that is never.
+    due: Option<Instant>,
 }
 
 impl Bucket {
-    pub(super) fn new(rate: Option<u64>) -> Self {
-        Self { rate, tokens: 0, updated: None }
+    pub(super) fn new(rate: Option<u64>, quantum: u64) -> Self {
+        Self { rate, quantum, tokens: 0, updated: None, line: VecDeque::new() }
     }
 
-    /// Asks for `want` bytes. Grants all or a part of it, but never less than the smaller of `want` and one block.
-    pub(super) fn take(&mut self, now: Instant, want: usize) -> Room {
-        let Some(rate) = self.rate else { return Room { granted: want, retry: None } };
+    /// False if everything is granted always.
+    #[must_use]
+    pub fn limits(&self) -> bool {
+        self.rate.is_some()
+    }
+
+    /// Takes up to `want` bytes: never less than the smaller of `want` and a quantum, or nothing at all. They are spent:
+    /// what is not used goes [back](Bucket::put_back). While others wait, it is one share of what is there, and nothing
+    /// of what those ahead in the line have coming. A grant ends the wait.
+    pub fn take(&mut self, now: Instant, who: PeerKey, want: usize) -> usize {
+        let Some(rate) = self.rate else { return want };
         self.refill(now, rate);
-        let want = u64::try_from(want).unwrap_or(u64::MAX);
-        let needed = i128::from(want.min(QUANTUM)) * NANOS;
-        if self.tokens >= needed {
-            let granted = (self.tokens / NANOS).min(i128::from(want));
-            self.tokens -= granted * NANOS;
-            return Room { granted: usize::try_from(granted).unwrap_or(usize::MAX), retry: None };
+        let place = self.place(who);
+        let ahead = place.unwrap_or(self.line.len());
+        let others = self.line.len() - usize::from(place.is_some());
+        let want = i128::try_from(want).unwrap_or(i128::MAX / NANOS);
+        let quantum = i128::from(self.quantum);
+        let there = self.tokens / NANOS;
+        // Of what waits ahead everyone has one quantum coming.
+        let left = there - quantum * ahead as i128;
+        if want == 0 || left < want.min(quantum) {
+            return 0;
         }
-        let retry = (rate > 0).then(|| {
-            let nanos = (needed - self.tokens + i128::from(rate) - 1) / i128::from(rate);
-            // A day is as good as longer: the asker comes back and is told again.
-            let nanos = u64::try_from(nanos).unwrap_or(u64::MAX).min(86_400_000_000_000);
-            now + Duration::from_nanos(nanos)
-        });
-        Room { granted: 0, retry }
+        let share = there / (others as i128 + 1) / quantum * quantum;
+        let granted = want.min(if others == 0 { there } else { share.min(left).max(want.min(quantum)) });
+        self.tokens -= granted * NANOS;
+        if let Some(place) = place {
+            self.line.remove(place);
+        }
+        usize::try_from(granted).unwrap_or(usize::MAX)
     }
 
-    /// Bytes of a grant that were not sent.
-    pub(super) fn put_back(&mut self, bytes: usize) {
+    /// Waits for a turn, behind those who wait already; `urgent` ones go before all others. Who waits keeps its place.
+    /// Returns when to take again: none without a limit, and with a limit of 0, where that is never.
+    pub fn wait(&mut self, now: Instant, who: PeerKey, urgent: bool) -> Option<Instant> {
+        let rate = self.rate?;
+        self.refill(now, rate);
+        if self.place(who).is_some_and(|place| self.line[place].urgent != urgent) {
+            self.leave(who);
+        }
+        let place = self.place(who).unwrap_or_else(|| {
+            let behind = self.line.partition_point(|other| other.urgent || !urgent);
+            self.line.insert(behind, Waiter { who, urgent, due: None });
+            behind
+        });
+        let needed = i128::from(self.quantum) * (place as i128 + 1) * NANOS;
+        let due = (rate > 0).then(|| {
+            let nanos = ((needed - self.tokens).max(0) + i128::from(rate) - 1) / i128::from(rate);
+            // A day is as good as longer: whoever waits comes back and is told again.
+            now + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX).min(86_400_000_000_000))
+        });
+        self.line[place].due = due;
+        due
+    }
+
+    /// It waits no more.
+    pub fn leave(&mut self, who: PeerKey) {
+        if let Some(place) = self.place(who) {
+            self.line.remove(place);
+        }
+    }
+
+    /// Bytes of a grant that were not used.
+    pub fn put_back(&mut self, bytes: usize) {
         if let Some(rate) = self.rate {
             let bytes = i128::try_from(bytes).unwrap_or(0);
-            self.tokens = (self.tokens + bytes * NANOS).min(i128::from(burst(rate)) * NANOS);
+            self.tokens = (self.tokens + bytes * NANOS).min(self.full(rate));
         }
     }
 
-    /// Bytes that were sent beyond a grant: later grants wait for them.
-    pub(super) fn overdraw(&mut self, bytes: usize) {
+    /// Bytes that were used beyond a grant: later grants wait for them.
+    pub fn overdraw(&mut self, bytes: usize) {
         if self.rate.is_some() {
             self.tokens -= i128::try_from(bytes).unwrap_or(0) * NANOS;
         }
     }
 
+    fn place(&self, who: PeerKey) -> Option<usize> {
+        self.line.iter().position(|waiter| waiter.who == who)
+    }
+
     fn refill(&mut self, now: Instant, rate: u64) {
-        let full = i128::from(burst(rate)) * NANOS;
+        self.line.retain(|waiter| waiter.due.is_none_or(|due| now < due + PATIENCE));
+        let full = self.full(rate);
         match self.updated {
             // An idle bucket is full.
             None => self.tokens = self.tokens.saturating_add(full).min(full),
@@ -84,99 +145,203 @@ impl Bucket {
         }
         self.updated = Some(self.updated.map_or(now, |updated| updated.max(now)));
     }
-}
 
-fn burst(rate: u64) -> u64 {
-    (rate / BURSTS_PER_SECOND).max(QUANTUM)
+    /// What it holds at the most.
+    fn full(&self, rate: u64) -> i128 {
+        i128::from((rate / BURSTS_PER_SECOND).max(self.quantum + rate / SLACK_PER_SECOND)) * NANOS
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
-    /// Sends as fast as the bucket lets it; returns when each grant came and how much it was.
-    fn drain(bucket: &mut Bucket, base: Instant, seconds: u64, want: usize) -> Vec<(Duration, u64)> {
-        let (mut now, end, mut out) = (base, base + Duration::from_secs(seconds), Vec::new());
-        while now < end {
-            let room = bucket.take(now, want);
-            if room.granted > 0 {
-                out.push((now - base, room.granted as u64));
-            } else {
-                let retry = room.retry.unwrap();
-                assert!(retry > now, "a retry in the past would spin");
-                now = retry;
+    const KIB: u64 = 1 << 10;
+    const MIB: u64 = 1 << 20;
+    const RATES: [u64; 5] = [1_000, 64 * KIB, MIB, 10 * MIB, 100 * MIB];
+    const ALONE: PeerKey = PeerKey(0);
+
+    fn bucket(rate: u64) -> Bucket {
+        Bucket::new(Some(rate), WHOLE_BLOCK)
+    }
+
+    fn burst(rate: u64) -> u64 {
+        u64::try_from(bucket(rate).full(rate) / NANOS).unwrap()
+    }
+
+    /// What takers get of a bucket in `seconds` when each wants as many bytes as is said, always, and comes back when it
+    /// is told to, but up to `late` after that. Time, taker and bytes of every grant.
+    fn drain(bucket: &mut Bucket, seconds: u64, wants: &[usize], late: Duration) -> Vec<(Duration, usize, u64)> {
+        let (base, mut out) = (Instant::now(), Vec::new());
+        let mut due: Vec<Duration> = vec![Duration::ZERO; wants.len()];
+        let mut turn = 0u32;
+        loop {
+            let (who, &at) = due.iter().enumerate().min_by_key(|&(_, at)| *at).unwrap();
+            if at >= Duration::from_secs(seconds) {
+                return out;
+            }
+            let key = PeerKey(who as u64);
+            let granted = bucket.take(base + at, key, wants[who]);
+            if granted > 0 {
+                out.push((at, who, granted as u64));
+            }
+            // After a grant it is there for more as soon as all others were.
+            due[who] = at + Duration::from_nanos(1);
+            let again = bucket.wait(base + at, key, false).unwrap() - base;
+            if granted == 0 {
+                assert!(again > at, "to come back at once for nothing is to spin");
+                turn += 1;
+                due[who] = again + late * (turn % 7) / 7;
             }
         }
-        out
+    }
+
+    fn sum(grants: &[(Duration, usize, u64)]) -> u64 {
+        grants.iter().map(|grant| grant.2).sum()
     }
 
     #[test]
     fn unlimited_grants_everything() {
-        let mut bucket = Bucket::new(None);
-        assert_eq!(bucket.take(Instant::now(), usize::MAX), Room { granted: usize::MAX, retry: None });
+        let mut bucket = Bucket::new(None, WHOLE_BLOCK);
+        assert!(!bucket.limits());
+        assert_eq!(bucket.take(Instant::now(), ALONE, usize::MAX), usize::MAX);
+        assert_eq!(bucket.wait(Instant::now(), ALONE, true), None);
     }
 
     #[test]
-    fn the_rate_holds_within_two_percent_over_ten_seconds() {
-        for rate in [1_000, 64 << 10, 1 << 20, 100 << 20] {
-            let base = Instant::now();
-            let sent: u64 = drain(&mut Bucket::new(Some(rate)), base, 10, 64 << 10).iter().map(|g| g.1).sum();
-            let allowed = rate * 10 + burst(rate);
-            assert!(sent <= allowed, "{sent} of {allowed} at {rate}");
-            assert!(sent + QUANTUM >= rate * 10 * 98 / 100, "{sent} of {allowed} at {rate}");
+    fn the_rate_holds_over_ten_seconds_for_one_and_for_many_who_come_late() {
+        for rate in RATES {
+            for (takers, late) in [(1, 0), (1, 20), (4, 0), (4, 20), (50, 0), (200, 3)] {
+                let grants = drain(&mut bucket(rate), 10, &vec![128 << 10; takers], Duration::from_millis(late));
+                let (sent, most) = (sum(&grants), rate * 10 + burst(rate));
+                assert!(sent <= most, "{sent} of {most} at {rate} to {takers}");
+                assert!(sent + WHOLE_BLOCK >= rate * 98 / 10, "{sent} of {most} at {rate} to {takers}, {late} ms late");
+            }
         }
     }
 
     #[test]
     fn no_tenth_of_a_second_carries_more_than_two_bursts() {
-        let rate = 8 << 20;
-        let grants = drain(&mut Bucket::new(Some(rate)), Instant::now(), 3, 1 << 20);
-        for (i, (start, _)) in grants.iter().enumerate() {
-            let window = grants[i..].iter().take_while(|g| g.0 < *start + Duration::from_millis(100));
-            let sum: u64 = window.map(|g| g.1).sum();
-            assert!(sum <= 2 * burst(rate), "{sum} bytes in the 100 ms after {start:?}");
+        for rate in RATES {
+            for takers in [1, 4] {
+                let grants = drain(&mut bucket(rate), 3, &vec![1 << 20; takers], Duration::ZERO);
+                for (i, (start, ..)) in grants.iter().enumerate() {
+                    let window = grants[i..].iter().take_while(|g| g.0 < *start + Duration::from_millis(100));
+                    let sum: u64 = window.map(|g| g.2).sum();
+                    assert!(sum <= 2 * burst(rate), "{sum} bytes in the 100 ms after {start:?} at {rate}");
+                }
+            }
+        }
+    }
+
+    /// One that comes back at once, again and again, and one that asks for everything: they get no more than others.
+    #[test]
+    fn everybody_gets_the_same_whatever_they_want_at_once() {
+        for rate in RATES {
+            let wants = [128 << 10, 16 << 10, 1 << 20, 40_000];
+            let grants = drain(&mut bucket(rate), 60 + 200 * WHOLE_BLOCK / rate, &wants, Duration::ZERO);
+            let mut each: BTreeMap<usize, u64> = BTreeMap::new();
+            for (_, who, bytes) in &grants {
+                *each.entry(*who).or_default() += bytes;
+            }
+            let (least, most) = (each.values().min().unwrap(), each.values().max().unwrap());
+            assert!(each.len() == 4 && most - least <= 2 * burst(rate), "{each:?} at {rate}");
         }
     }
 
     #[test]
+    fn those_who_wait_are_served_in_turns() {
+        let grants = drain(&mut bucket(64 * KIB), 20, &[128 << 10; 4], Duration::ZERO);
+        for round in grants[4..].chunks_exact(4) {
+            let mut who: Vec<usize> = round.iter().map(|grant| grant.1).collect();
+            who.sort_unstable();
+            assert_eq!(who, [0, 1, 2, 3], "{round:?}");
+        }
+    }
+
+    #[test]
+    fn a_newcomer_takes_nothing_from_those_who_wait() {
+        let (base, block) = (Instant::now(), 16 << 10);
+        let mut bucket = bucket(64 * KIB);
+        while bucket.take(base, PeerKey(1), block) > 0 {}
+        let turn = bucket.wait(base, PeerKey(1), false).unwrap();
+        assert_eq!(bucket.take(turn, PeerKey(2), block), 0);
+        let second = bucket.wait(turn, PeerKey(2), false).unwrap();
+        assert_eq!(bucket.take(turn, PeerKey(1), block), block);
+        assert_eq!(bucket.take(second, PeerKey(2), block), block);
+    }
+
+    #[test]
+    fn the_urgent_go_before_the_others_and_who_leaves_holds_nobody_up() {
+        let (base, block) = (Instant::now(), 16 << 10);
+        let mut bucket = bucket(64 * KIB);
+        while bucket.take(base, ALONE, block) > 0 {}
+        let third = [1, 2, 3].map(|n| bucket.wait(base, PeerKey(n), false).unwrap())[2];
+        let first = bucket.wait(base, PeerKey(9), true).unwrap();
+        assert!(first < third);
+        assert_eq!(bucket.take(first, PeerKey(1), block), 0);
+        assert_eq!(bucket.take(first, PeerKey(9), block), block);
+        // One that waits becomes urgent.
+        assert!(bucket.wait(first, PeerKey(3), true).unwrap() < third);
+        bucket.leave(PeerKey(3));
+        bucket.leave(PeerKey(1));
+        let next = bucket.wait(first, PeerKey(2), false).unwrap();
+        assert!(next <= first + Duration::from_millis(250), "{:?}", next - first);
+        assert_eq!(bucket.take(next, PeerKey(2), block), block);
+    }
+
+    #[test]
+    fn who_does_not_come_loses_its_place() {
+        let (base, block) = (Instant::now(), 16 << 10);
+        let mut bucket = bucket(64 * KIB);
+        while bucket.take(base, ALONE, block) > 0 {}
+        let gone = bucket.wait(base, PeerKey(1), true).unwrap();
+        bucket.wait(base, PeerKey(2), false);
+        assert_eq!(bucket.take(gone + PATIENCE / 2, PeerKey(2), block), 0);
+        bucket.wait(gone + PATIENCE / 2, PeerKey(2), false);
+        assert_eq!(bucket.take(gone + PATIENCE, PeerKey(2), block), block);
+    }
+
+    #[test]
     fn an_idle_hour_saves_up_one_burst_only() {
-        let (base, rate) = (Instant::now(), 1 << 20);
-        let mut bucket = Bucket::new(Some(rate));
-        bucket.take(base, 1);
-        let room = bucket.take(base + Duration::from_secs(3600), usize::MAX);
-        assert_eq!(room.granted as u64, burst(rate));
+        let (base, rate) = (Instant::now(), MIB);
+        let mut bucket = bucket(rate);
+        bucket.take(base, ALONE, 1);
+        assert_eq!(bucket.take(base + Duration::from_secs(3600), ALONE, usize::MAX) as u64, burst(rate));
     }
 
     #[test]
     fn a_block_is_granted_whole_or_not_at_all() {
-        let base = Instant::now();
-        let mut bucket = Bucket::new(Some(20_000));
-        let block = usize::try_from(QUANTUM).unwrap();
-        assert_eq!(bucket.take(base, 5 * block).granted, block);
-        let room = bucket.take(base, 5 * block);
-        assert_eq!(room.granted, 0);
-        let at = room.retry.unwrap();
-        assert_eq!(bucket.take(at - Duration::from_micros(1), block).granted, 0);
-        assert_eq!(bucket.take(at, block).granted, block);
+        let (base, block) = (Instant::now(), 16 << 10);
+        let mut bucket = bucket(20_000);
+        while bucket.take(base, ALONE, block) > 0 {}
+        let at = bucket.wait(base, ALONE, false).unwrap();
+        assert_eq!(bucket.take(at - Duration::from_micros(1), ALONE, 5 * block), 0);
+        assert_eq!(bucket.take(at, ALONE, 5 * block), block);
     }
 
     #[test]
     fn what_is_given_back_can_be_taken_and_what_is_overdrawn_is_waited_for() {
         let base = Instant::now();
-        let mut bucket = Bucket::new(Some(1 << 20));
-        let all = bucket.take(base, usize::MAX).granted;
+        let mut bucket = bucket(MIB);
+        bucket.take(base, ALONE, usize::MAX);
         bucket.put_back(20_000);
-        assert_eq!(bucket.take(base, usize::MAX).granted, 20_000);
+        assert_eq!(bucket.take(base, ALONE, usize::MAX), 20_000);
         bucket.overdraw(1 << 20);
-        let retry = bucket.take(base, all).retry.unwrap();
+        assert_eq!(bucket.take(base, ALONE, 1), 0);
+        let retry = bucket.wait(base, ALONE, false).unwrap();
         assert!(retry >= base + Duration::from_secs(1), "{:?}", retry - base);
     }
 
     #[test]
     fn a_limit_of_nothing_never_has_room() {
-        let mut bucket = Bucket::new(Some(0));
+        let mut bucket = bucket(0);
         let base = Instant::now();
-        bucket.take(base, usize::MAX);
-        assert_eq!(bucket.take(base + Duration::from_secs(60), 100), Room { granted: 0, retry: None });
+        bucket.take(base, ALONE, usize::MAX);
+        bucket.take(base, ALONE, usize::MAX);
+        let later = base + Duration::from_secs(60);
+        assert_eq!((bucket.take(later, ALONE, 100), bucket.wait(later, ALONE, false)), (0, None));
     }
 }

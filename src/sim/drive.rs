@@ -127,14 +127,15 @@ impl World {
                 return;
             }
             let node = &mut self.nodes[index.0];
-            let allowed = node.node.upload_room(self.now, wanted);
-            let room = Room { total: wanted, payload: allowed.granted };
-            let held = node.swarm.transmit(self.now, peer, room, &mut out);
+            let allowed = node.node.upload().take(self.now, peer, wanted);
+            let room = Room { total: wanted, payload: allowed, requests: usize::MAX };
+            let waits = node.swarm.transmit(self.now, peer, room, &mut out);
             let spent: usize = out.iter().map(payload).sum();
-            node.node.upload_return(allowed.granted.saturating_sub(spent));
-            node.node.upload_overdraw(spent.saturating_sub(allowed.granted));
+            node.node.upload().put_back(allowed.saturating_sub(spent));
             if out.is_empty() {
-                if let (true, Some(retry)) = (held, allowed.retry) {
+                if !waits.payload {
+                    node.node.upload().leave(peer);
+                } else if let Some(retry) = node.node.upload().wait(self.now, peer, false) {
                     node.throttled.insert(peer, retry);
                 }
                 return;
@@ -419,7 +420,7 @@ impl World {
 /// Bytes that count against the upload limit.
 fn payload(outgoing: &Outgoing) -> usize {
     match outgoing {
-        Outgoing::Piece(request) => request.length as usize + 13,
+        Outgoing::Piece(request) => request.length as usize,
         Outgoing::Message(_) => 0,
     }
 }

@@ -126,6 +126,7 @@ impl World {
             upload_slots: spec.upload_slots,
             max_peers: 200,
             upload_limit: spec.upload_limit,
+            download_limit: None,
             upload: spec.behaviour != Behaviour::FreeRider,
             assembly_bytes: spec.assembly_bytes,
         };

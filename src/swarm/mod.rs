@@ -242,6 +242,21 @@ pub struct Room {
     pub total: usize,
     /// Of these, what the upload limit allows for blocks.
     pub payload: usize,
+    /// Bytes of blocks that the download limit allows us to ask for.
+    pub requests: usize,
+}
+
+/// What waits after [`Swarm::transmit`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waits {
+    /// A block that the peer asked for, for [`Room::payload`].
+    pub payload: bool,
+    /// Something that we might ask of the peer, for [`Room::requests`].
+    pub requests: bool,
+    /// And a read waits for it.
+    pub urgent: bool,
+    /// We, for blocks that this peer was asked for.
+    pub answers: bool,
 }
 
 /// The verdict on a block that has come.

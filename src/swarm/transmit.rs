@@ -2,13 +2,15 @@
 
 use std::time::Instant;
 
-use super::{Outgoing, PeerKey, Room, Swarm};
-use crate::wire::Message;
+use super::queue::Rank;
+use super::{Outgoing, PeerKey, Room, Swarm, Waits};
+use crate::metainfo::BLOCK_LENGTH;
+use crate::wire::{Message, PIECE_HEADER};
 
-/// Bytes of a `piece` message besides its payload (BEP 3).
-const PIECE_HEADER: usize = 13;
 /// Bytes of a `request` message (BEP 3).
 const REQUEST: usize = 17;
+/// Pieces of the queue that are looked at to find something to ask for.
+const LOOK: usize = 256;
 
 /// Room in a socket. The first message always fits.
 struct Space<'a> {
@@ -36,19 +38,19 @@ impl Space<'_> {
 
 impl Swarm {
     /// Appends what this peer is to be sent now, at most `room` bytes (but one message at least, if there is room at
-    /// all); what does not fit waits for the next call. A block counts its length and 13 bytes. True if a block waits for
-    /// payload room alone. Poll effects afterwards.
-    pub fn transmit(&mut self, now: Instant, peer: PeerKey, room: Room, out: &mut Vec<Outgoing>) -> bool {
+    /// all); what does not fit waits for the next call. A block counts its length and 13 bytes. Says what waits for a rate
+    /// limit alone. Poll effects afterwards.
+    pub fn transmit(&mut self, now: Instant, peer: PeerKey, room: Room, out: &mut Vec<Outgoing>) -> Waits {
         self.now = now;
-        let Some(p) = self.peers.get_mut(&peer) else { return false };
+        let mut waits = Waits::default();
+        let Some(p) = self.peers.get_mut(&peer) else { return waits };
         p.woken = false;
-        let before = out.len();
+        let (before, requests) = (out.len(), room.requests / BLOCK_LENGTH as usize);
         let mut room = Space { left: room.total, payload: room.payload, first: true, out };
-        let mut held = false;
         let all = self.send_control(peer, &mut room);
         if all && room.left > 0 {
-            self.send_requests(now, peer, &mut room);
-            held = self.send_blocks(peer, &mut room);
+            self.send_requests(now, peer, requests, &mut room, &mut waits);
+            waits.payload = self.send_blocks(peer, &mut room);
         }
         if room.out.len() > before
             && let Some(p) = self.peers.get_mut(&peer)
@@ -57,7 +59,8 @@ impl Swarm {
         }
         self.arm(peer);
         self.settle(now);
-        held
+        waits.answers = self.peers.get(&peer).is_some_and(|p| !p.out.is_empty());
+        waits
     }
 
     /// What the peer must know. False if there was not enough room for all of it.
@@ -115,12 +118,24 @@ impl Swarm {
         false
     }
 
-    /// Requests that fill the pipeline.
-    fn send_requests(&mut self, now: Instant, key: PeerKey, room: &mut Space<'_>) {
+    /// Requests that fill the pipeline, `allowed` at the most.
+    fn send_requests(&mut self, now: Instant, key: PeerKey, allowed: usize, room: &mut Space<'_>, waits: &mut Waits) {
         let most = (room.left / REQUEST).max(usize::from(room.first));
-        for block in self.pick(now, key, most) {
+        let blocks = self.pick(now, key, most.min(allowed));
+        if blocks.len() == allowed && allowed < most {
+            (waits.requests, waits.urgent) = self.might_ask(now, key);
+        }
+        for block in blocks {
             room.message(Message::Request(self.geometry.request(block)));
         }
+    }
+
+    /// Whether there seems to be something to ask of a peer, and whether a read waits for it.
+    fn might_ask(&self, now: Instant, key: PeerKey) -> (bool, bool) {
+        let Some(peer) = self.peers.get(&key).filter(|p| p.useful > 0 && p.room() > 0) else { return (false, false) };
+        let first = self.queue.after(None).take(LOOK).find(|&(_, piece)| peer.serves(now, piece));
+        let background = self.background() && peer.nothing_in != Some(self.picker.epoch());
+        (first.is_some() || background, first.is_some_and(|(rank, _)| matches!(rank, Rank::Read(_))))
     }
 
     /// Blocks that the peer asked for, while there is room.

@@ -177,11 +177,18 @@ impl Message<'_> {
     }
 }
 
-/// Appends the 13 bytes in front of a block's payload (BEP 3 `piece`); `request.length` bytes of payload must follow.
-pub fn encode_piece_header(request: Request, out: &mut Vec<u8>) {
-    out.extend(request.length.saturating_add(9).to_be_bytes());
-    put_piece(kind::PIECE, request.piece, out);
-    out.extend(request.begin.to_be_bytes());
+/// Bytes of a `piece` message in front of its payload (BEP 3).
+pub const PIECE_HEADER: usize = 13;
+
+/// What goes in front of a block's payload (BEP 3 `piece`); `request.length` bytes of payload must follow.
+#[must_use]
+pub fn piece_header(request: Request) -> [u8; PIECE_HEADER] {
+    let mut header = [0; PIECE_HEADER];
+    header[..4].copy_from_slice(&request.length.saturating_add(9).to_be_bytes());
+    header[4] = kind::PIECE;
+    header[5..9].copy_from_slice(&request.piece.0.to_be_bytes());
+    header[9..].copy_from_slice(&request.begin.to_be_bytes());
+    header
 }
 
 fn put_piece(id: u8, piece: PieceIndex, out: &mut Vec<u8>) {
@@ -329,9 +336,7 @@ mod tests {
         let mut out = Vec::new();
         Message::Request(request()).encode(&mut out);
         assert_eq!(out, [0, 0, 0, 13, 6, 0, 0, 0, 1, 0, 0, 0x40, 0, 0, 0, 0x40, 0]);
-        out.clear();
-        encode_piece_header(request(), &mut out);
-        assert_eq!(out, [0, 0, 0x40, 9, 7, 0, 0, 0, 1, 0, 0, 0x40, 0]);
+        assert_eq!(piece_header(request()), [0, 0, 0x40, 9, 7, 0, 0, 0, 1, 0, 0, 0x40, 0]);
         for (message, id) in [(Message::HaveAll, 0x0E), (Message::HaveNone, 0x0F)] {
             out.clear();
             message.encode(&mut out);

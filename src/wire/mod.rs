@@ -14,7 +14,7 @@ mod udp_tracker;
 pub use extension::{ExtendedHandshake, MAX_METADATA, OUR_DONTHAVE_ID, decode_donthave, encode_donthave};
 pub use fast::allowed_fast_set;
 pub use handshake::Handshake;
-pub use message::{MAX_MESSAGE, Message, PeerId, decode, encode_piece_header};
+pub use message::{MAX_MESSAGE, Message, PIECE_HEADER, PeerId, decode, piece_header};
 pub use scrape::{decode_http_scrape, scrape_url};
 pub use tracker::{
     AnnounceQuery, AnnounceReply, Event, MAX_PEERS, TrackerError, announce_query, announce_url, decode_http_reply,

@@ -408,5 +408,5 @@ pub(super) fn setup(pieces: u32, piece_length: u64, complete: bool, fill: Fill) 
 
 /// Room without an upload limit.
 fn whole(total: usize) -> Room {
-    Room { total, payload: total }
+    Room { total, payload: total, requests: usize::MAX }
 }

@@ -1,0 +1,220 @@
+//! What goes out to a peer: fetched from the swarm as far as the outbox has room and the rate limits allow, and the blocks
+//! among it from the cache or from the user's copy.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tracing::{trace, warn};
+
+use super::chunks::{CHUNK, Chunk, SCARCE};
+use super::outbox::Payload;
+use super::peer::Peer;
+use crate::cache::Verified;
+use crate::metainfo::{BLOCK_LENGTH, Request};
+use crate::swarm::{Input, Outgoing, Room, Swarm, Waits};
+use crate::wire::{Message, PIECE_HEADER};
+
+const BLOCK: usize = BLOCK_LENGTH as usize;
+/// Bytes that wait in memory for one peer's socket: what one read of the copy brings.
+const OUTBOX: usize = CHUNK + 16 * PIECE_HEADER;
+/// And so many more for messages: what we ask for does not wait until a full outbox has room.
+const MESSAGES: usize = 16 * 1024;
+/// Bytes of blocks that are asked for at once under a download limit.
+const ASK: usize = 32 * BLOCK;
+
+/// What the rate limits have granted, bytes of blocks.
+#[derive(Clone, Copy, Default)]
+struct Grants {
+    payload: usize,
+    requests: usize,
+}
+
+impl Peer {
+    /// Takes from the swarm what there is for this peer.
+    pub(super) fn pull(&mut self) {
+        self.exchange(|_, _| ());
+    }
+
+    /// Tells the swarm something, and takes from it what there is for this peer.
+    pub(super) fn exchange<R>(&mut self, news: impl FnOnce(&mut Swarm, Instant) -> R) -> R {
+        let (result, waits) = self.transmit(Grants::default(), news);
+        let mut waits = waits;
+        while let Some(grants) = self.grants(waits) {
+            waits = self.transmit(grants, |_, _| ()).1;
+        }
+        result
+    }
+
+    /// Bytes that may wait for its socket.
+    pub(super) fn reach(&self) -> usize {
+        if self.torrent.shared.chunks.scarce() { SCARCE } else { OUTBOX }
+    }
+
+    /// One lock of the swarm: the news in, and out what the outbox has room for. What is limited needs `grants`.
+    fn transmit<R>(&mut self, grants: Grants, news: impl FnOnce(&mut Swarm, Instant) -> R) -> (R, Waits) {
+        let config = &self.torrent.shared.config;
+        let (upload, download) = (config.upload_limit.is_some(), config.download_limit.is_some());
+        let left = self.reach().saturating_sub(self.outbox.len());
+        let room = Room {
+            total: (self.reach() + MESSAGES).saturating_sub(self.outbox.len()),
+            payload: if upload { left.min(grants.payload) } else { left },
+            requests: if download { grants.requests } else { usize::MAX },
+        };
+        let mut out = Vec::new();
+        let (result, waits) = self.torrent.enter(|swarm, now| {
+            let result = news(swarm, now);
+            (result, swarm.transmit(now, self.key, room, &mut out))
+        });
+        self.owes = waits.answers;
+        let used = self.send(out);
+        if grants.payload > 0 || grants.requests > 0 {
+            let mut node = self.torrent.shared.node();
+            node.upload().put_back(grants.payload.saturating_sub(used.payload));
+            node.requests().put_back(grants.requests.saturating_sub(used.requests));
+        }
+        (result, waits)
+    }
+
+    /// Asks the limits for what waits for them. None: there is nothing, or not before `send_held`.
+    fn grants(&mut self, waits: Waits) -> Option<Grants> {
+        let config = &self.torrent.shared.config;
+        let (upload, download) = (config.upload_limit.is_some(), config.download_limit.is_some());
+        if !upload && !download {
+            return None;
+        }
+        let left = self.reach().saturating_sub(self.outbox.len());
+        let (now, mut grants) = (Instant::now(), Grants::default());
+        let mut node = self.torrent.shared.node();
+        self.send_held = None;
+        // Without room in the outbox it is the socket that is waited for.
+        if upload && waits.payload && left >= BLOCK {
+            grants.payload = node.upload().take(now, self.key, left);
+            if grants.payload == 0 {
+                self.send_held = node.upload().wait(now, self.key, false);
+            }
+        } else {
+            node.upload().leave(self.key);
+        }
+        if download && waits.requests {
+            grants.requests = node.requests().take(now, self.key, ASK);
+            if grants.requests == 0 {
+                let again = node.requests().wait(now, self.key, waits.urgent);
+                self.send_held = self.send_held.into_iter().chain(again).min();
+            }
+        } else {
+            node.requests().leave(self.key);
+        }
+        (grants.payload > 0 || grants.requests > 0).then_some(grants)
+    }
+
+    /// Puts it into the outbox. Returns what counts for the limits.
+    fn send(&mut self, outgoing: Vec<Outgoing>) -> Grants {
+        let mut used = Grants::default();
+        let (mut run, mut unserved) = (Vec::new(), Vec::new());
+        for item in outgoing {
+            match item {
+                Outgoing::Message(message) => {
+                    trace!(addr = %self.addr, ?message, "sends");
+                    if let Message::Request(request) = message {
+                        used.requests += request.length as usize;
+                    }
+                    self.outbox.push(&message);
+                }
+                Outgoing::Piece(request) => {
+                    used.payload += request.length as usize;
+                    if let Some(piece) = self.torrent.shared.cache.peek(self.torrent.key, request.piece) {
+                        self.send_run(&mut run, &mut unserved);
+                        self.send_cached(piece, request, &mut unserved);
+                    } else {
+                        if run.last().is_some_and(|&last| !self.follows(last, request)) || run.len() * BLOCK >= CHUNK {
+                            self.send_run(&mut run, &mut unserved);
+                        }
+                        run.push(request);
+                    }
+                }
+            }
+        }
+        self.send_run(&mut run, &mut unserved);
+        used.payload -= unserved.iter().map(|request: &Request| request.length as usize).sum::<usize>();
+        if !unserved.is_empty() {
+            self.torrent.enter(|swarm, now| {
+                for request in unserved {
+                    if self.torrent.data.is_none() {
+                        swarm.handle(now, Input::Lost(request.piece));
+                    }
+                    swarm.handle(now, Input::Unserved(self.key, request));
+                }
+            });
+        }
+        used
+    }
+
+    /// Torrent bytes of a block.
+    fn span(&self, request: Request) -> Range<u64> {
+        let begin = self.torrent.meta.geometry.piece_offset(request.piece) + u64::from(request.begin);
+        begin..begin + u64::from(request.length)
+    }
+
+    fn follows(&self, last: Request, next: Request) -> bool {
+        self.span(last).end == self.span(next).start
+    }
+
+    /// Queues a block of a piece that is in the cache.
+    fn send_cached(&mut self, piece: Arc<Verified>, request: Request, unserved: &mut Vec<Request>) {
+        let span = request.begin as usize..(request.begin + request.length) as usize;
+        if piece.bytes().is_some() {
+            return self.outbox.push_block(request, Payload::Piece(piece, span));
+        }
+        let mut chunk = self.torrent.shared.chunks.get(span.len());
+        match piece.read_at(request.begin, &mut chunk.bytes_mut()[..span.len()]) {
+            Ok(()) => self.outbox.push_block(request, Payload::Chunk(Arc::new(chunk), 0..span.len())),
+            Err(_) => unserved.push(request),
+        }
+    }
+
+    /// Queues blocks that lie one behind the other in the user's copy, and empties `run`.
+    fn send_run(&mut self, run: &mut Vec<Request>, unserved: &mut Vec<Request>) {
+        let (Some(&first), Some(&last)) = (run.first(), run.last()) else { return };
+        let span = self.span(first).start..self.span(last).end;
+        match self.read_copy(span) {
+            Some(chunk) => {
+                let (chunk, mut at) = (Arc::new(chunk), 0);
+                for request in run.drain(..) {
+                    let end = at + request.length as usize;
+                    self.outbox.push_block(request, Payload::Chunk(Arc::clone(&chunk), at..end));
+                    at = end;
+                }
+            }
+            // Only those that cannot be read are refused.
+            None if run.len() > 1 => {
+                for request in std::mem::take(run) {
+                    self.send_run(&mut vec![request], unserved);
+                }
+            }
+            None => unserved.append(run),
+        }
+    }
+
+    /// A part of the user's copy; none if it cannot be read.
+    fn read_copy(&self, span: Range<u64>) -> Option<Chunk> {
+        let torrent = &self.torrent;
+        let data = torrent.data.as_ref()?;
+        let length = usize::try_from(span.end.checked_sub(span.start)?).ok()?;
+        let mut chunk = torrent.shared.chunks.get(length);
+        let out = &mut chunk.bytes_mut()[..length];
+        // What the kernel has in memory is read here: to hand over this worker's other tasks costs more than that.
+        let read = match data.read_cached_at(span.start, out) {
+            Ok(true) => Ok(()),
+            Ok(false) => tokio::task::block_in_place(|| data.read_at(span.start, out)),
+            Err(e) => Err(e),
+        };
+        match read {
+            Ok(()) => Some(chunk),
+            Err(e) => {
+                warn!(torrent = %torrent.meta.name, offset = span.start, "the copy cannot be read: {e}");
+                None
+            }
+        }
+    }
+}
