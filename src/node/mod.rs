@@ -150,7 +150,13 @@ impl Node {
 
     /// A dialled address gave no connection, or its handshake failed.
     pub fn dial_failed(&mut self, now: Instant, torrent: TorrentKey, addr: SocketAddr) {
-        self.dials.failed(now, torrent, canonical(addr));
+        let addr = canonical(addr);
+        if self.connections.listens(torrent, addr) {
+            // It dialled us at the same time, and closed this one.
+            self.dials.connected(now, torrent, addr);
+        } else {
+            self.dials.failed(now, torrent, addr);
+        }
     }
 
     /// A socket was accepted. When its handshake is over, [`Node::accept_done`] follows.
@@ -193,6 +199,14 @@ impl Node {
                 }
             }
             Err(Refusal::Ourselves) if outgoing => self.dials.ourselves(now, torrent, addr),
+            // It came to us first: this is where it listens, and it is connected.
+            Err(Refusal::Duplicate) if outgoing => match self.connections.came_from(torrent, addr, id) {
+                Some(open) => {
+                    open.listens = Some(addr);
+                    self.dials.connected(now, torrent, addr);
+                }
+                None => self.dials.turned_away(now, torrent, addr),
+            },
             Err(_) if outgoing => self.dials.turned_away(now, torrent, addr),
             Err(_) => {}
         }

@@ -120,6 +120,8 @@ pub(super) struct Peer {
 }
 
 impl Peer {
+    /// Microseconds of requests that keep a peer busy: two thirds of a pipeline.
+    const BUSY: u64 = 500_000;
     /// Requests that a peer holds if it does not say (libtorrent's default for others).
     const REQQ: u32 = 250;
     /// Void requests that are remembered.
@@ -200,6 +202,12 @@ impl Peer {
         self.has.has(piece)
             && (!self.choking || self.allowed.contains(&piece))
             && self.refused.get(&piece).is_none_or(|r| r.until <= now)
+    }
+
+    /// True if it is asked for as much as it can send: all that it may be, or more than any round trip takes. Else an
+    /// earlier, higher rate would stay for as long as the pipeline that goes by it is not full.
+    pub(super) fn busy(&self) -> bool {
+        self.room() == 0 || self.eta(0).is_some_and(|eta| eta >= Self::BUSY)
     }
 
     /// True if the oldest request is late: it should not be counted on now.

@@ -285,3 +285,18 @@ fn a_peer_that_changes_its_mind_all_the_time_is_looked_at_now_and_then() {
     let end = lab.now + secs(2);
     assert!(lab.run_until(end, |lab| lab.count(|e| *e == Effect::Starved) > before));
 }
+
+#[test]
+fn a_read_beside_many_slow_peers_is_shared_out_to_the_soonest() {
+    let mut lab = Lab::new(40, 4 * BLOCK, Fill::None);
+    for n in 0..30 {
+        lab.seed(serves(60_000 + 1_000 * n));
+    }
+    lab.open();
+    // After a while everybody has been measured, and none would have a block within what the others need together.
+    for n in 0..40u64 {
+        let piece = n * 7 % 40;
+        let took = lab.timed(piece * 4 * BLOCK..(piece + 1) * 4 * BLOCK);
+        assert!(took < secs(1), "piece {piece}, the {n}th, took {took:?}");
+    }
+}

@@ -4,6 +4,7 @@
 mod cost;
 mod demand;
 mod integrity;
+mod memory;
 mod model;
 mod readahead;
 mod wanted;
