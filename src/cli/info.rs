@@ -156,7 +156,7 @@ pub(super) fn escaped(text: &str) -> String {
 }
 
 /// Bytes as people read them: `1.4 GiB`.
-fn human(bytes: u64) -> String {
+pub(super) fn human(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if bytes < 1024 {
         return format!("{bytes} B");

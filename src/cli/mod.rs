@@ -1,6 +1,7 @@
 //! The command line: one file per command. Errors are one sentence on stderr; exit code 1 for failures, 2 for usage.
 
 mod background;
+mod demo;
 mod info;
 mod log;
 mod mount;
@@ -55,8 +56,8 @@ enum Command {
     Verify(Unbuilt),
     /// Run a tracker (not built yet)
     Tracker(Unbuilt),
-    /// A whole swarm on this machine, mounted (not built yet)
-    Demo(Unbuilt),
+    /// Show a whole swarm on this machine: a tracker, three seeds, and a file that streams through a mount
+    Demo(demo::Arguments),
     /// Add a torrent to a running mount (not built yet)
     Add(Unbuilt),
     /// Remove a torrent from a running mount (not built yet)
@@ -86,7 +87,7 @@ pub fn run() -> ExitCode {
         Command::Get(_) => unbuilt("get"),
         Command::Verify(_) => unbuilt("verify"),
         Command::Tracker(_) => unbuilt("tracker"),
-        Command::Demo(_) => unbuilt("demo"),
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Add(_) => unbuilt("add"),
         Command::Remove(_) => unbuilt("remove"),
         Command::Status(_) => unbuilt("status"),

@@ -111,7 +111,8 @@ async fn play(path: Option<&Path>, mountpoint: &Path, scratch: &Path, stays: boo
     let stop = Arc::new(AtomicBool::new(false));
     let making = tokio::task::spawn_blocking({
         let (path, url, stop) = (path.clone(), url.clone(), Arc::clone(&stop));
-        move || torrent(&path, url, &stop)
+        let file = scratch.join("demo.torrent");
+        move || torrent(&path, url, &file, &stop)
     });
     let meta = tokio::select! {
         made = making => made.context("the torrent was not made")??,
@@ -164,7 +165,8 @@ async fn play(path: Option<&Path>, mountpoint: &Path, scratch: &Path, stays: boo
 
 /// The canonical path of what is shared, once the mount does not lie in it.
 fn apart(path: &Path, mountpoint: &Path) -> Result<PathBuf> {
-    let canonical = |path: &Path| std::fs::canonicalize(path).with_context(|| format!("{}: cannot be used", path.display()));
+    let canonical =
+        |path: &Path| std::fs::canonicalize(path).with_context(|| format!("{}: cannot be used", path.display()));
     let (shared, mount) = (canonical(path)?, canonical(mountpoint)?);
     if mount.starts_with(&shared) || shared.starts_with(&mount) {
         bail!("{}: lies within {}; choose a mountpoint elsewhere", mountpoint.display(), path.display());
@@ -172,13 +174,15 @@ fn apart(path: &Path, mountpoint: &Path) -> Result<PathBuf> {
     Ok(shared)
 }
 
-/// Makes the torrent, with a progress bar.
-fn torrent(path: &Path, tracker: String, stop: &AtomicBool) -> Result<Arc<Metainfo>> {
+/// Makes the torrent, with a progress bar, and writes it to `file`.
+fn torrent(path: &Path, tracker: String, file: &Path, stop: &AtomicBool) -> Result<Arc<Metainfo>> {
     let bar = progress::bytes_bar("hashing", 0);
     let options = create::Options { trackers: vec![tracker], ..create::Options::default() };
     let bytes = create::create(path, &options, &|total| bar.set_length(total), &|bytes| bar.inc(bytes), stop);
     bar.finish_and_clear();
-    let meta = Metainfo::parse(&bytes?).map_err(|cause| crate::Error::Metainfo { path: path.to_owned(), cause })?;
+    let bytes = bytes?;
+    std::fs::write(file, &bytes).with_context(|| format!("{}: cannot be written", file.display()))?;
+    let meta = Metainfo::parse(&bytes).map_err(|cause| crate::Error::Metainfo { path: path.to_owned(), cause })?;
     Ok(Arc::new(meta))
 }
 
@@ -221,7 +225,12 @@ async fn stream(
     screen.clear();
     let took = reading.elapsed();
     result.with_context(|| format!("{} is not right", escaped(&star.path)))?;
-    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "for people")]
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "for people"
+    )]
     let rate = (star.length as f64 / took.as_secs_f64().max(1e-6)) as u64;
     say(&format!(
         "streamed {} ({}) in {:.1} s, {}/s, the first byte after {:.0} ms",
@@ -250,7 +259,6 @@ fn say(line: &str) {
 }
 
 fn say_what_next(meta: &Metainfo, mountpoint: &Path, scratch: &Path) {
-    let _ = scratch;
     let place = mountpoint.join(&meta.name);
     say("\nIt stays mounted until Ctrl-C. In another terminal, try:");
     say(&format!("  ls -lR {}", mountpoint.display()));
@@ -261,5 +269,6 @@ fn say_what_next(meta: &Metainfo, mountpoint: &Path, scratch: &Path) {
         say(&format!("  tail -c 64 {} | xxd", place.display()));
     }
     say(&format!("  getfattr -d {}      # how much of it has come", place.display()));
-    say("Your own: swarmfs create FOLDER --tracker URL, then swarmfs mount FOLDER.torrent DIR");
+    say(&format!("  swarmfs get {} -o copy      # joins this swarm", scratch.join("demo.torrent").display()));
+    say("Your own: swarmfs create FOLDER --tracker URL, then swarmfs seed and swarmfs mount");
 }
