@@ -1,11 +1,13 @@
 //! The command line: one file per command. Errors are one sentence on stderr; exit code 1 for failures, 2 for usage.
 
 mod background;
+mod create;
 mod demo;
 mod info;
 mod log;
 mod mount;
 mod options;
+mod out_file;
 mod progress;
 mod seed;
 mod source;
@@ -48,8 +50,8 @@ enum Command {
         #[arg(long)]
         lazy: bool,
     },
-    /// Make a .torrent file (not built yet)
-    Create(Unbuilt),
+    /// Make a .torrent file
+    Create(create::Arguments),
     /// Fetch a copy (not built yet)
     Get(Unbuilt),
     /// Check a copy (not built yet)
@@ -83,7 +85,7 @@ pub fn run() -> ExitCode {
         Command::Seed(arguments) => seed::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Info { source, json } => info::run(&source, json).map(|()| ExitCode::SUCCESS),
         Command::Unmount { mountpoint, lazy } => unmount::run(&mountpoint, lazy).map(|()| ExitCode::SUCCESS),
-        Command::Create(_) => unbuilt("create"),
+        Command::Create(arguments) => create::run(&arguments),
         Command::Get(_) => unbuilt("get"),
         Command::Verify(_) => unbuilt("verify"),
         Command::Tracker(_) => unbuilt("tracker"),

@@ -12,7 +12,7 @@ use super::mount::Ending;
 use super::{log, options, progress, source};
 use crate::cache::DataDir;
 use crate::config::{Config, Fill};
-use crate::engine::{LocalCopy, Session};
+use crate::engine::{AddOptions, LocalCopy, Session};
 
 /// The command's arguments.
 #[derive(Debug, clap::Args)]
@@ -47,12 +47,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         bail!("{} does not hold {}: no piece of it is right{why}", arguments.data.display(), meta.name);
     }
     let meta = Arc::new(meta);
-    let config = Config { fill: Fill::None, data: Some(arguments.data.clone()), ..arguments.network.config() };
+    let config = Config { fill: Fill::All, data: Some(arguments.data.clone()), ..arguments.network.config() };
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     runtime.block_on(async {
         let mut ending = Ending::watch()?;
         let session = Session::start(config)?;
-        session.add(Arc::clone(&meta), Some(LocalCopy { data, have: report.have }))?;
+        session.add(
+            Arc::clone(&meta),
+            AddOptions { copy: Some(LocalCopy { data, have: report.have }), wanted: Some(Vec::new()) },
+        )?;
         for (path, why) in &report.bad_files {
             warn!("{}: {why}", path.display());
         }

@@ -5,6 +5,7 @@
 
 mod connect;
 mod content;
+mod copy;
 pub mod discovery;
 mod handshake;
 mod listen;
@@ -16,4 +17,4 @@ mod session;
 mod torrent;
 
 pub use content::{Bytes, Content, Reply};
-pub use session::{LocalCopy, Session};
+pub use session::{AddOptions, LocalCopy, Session};

@@ -112,6 +112,8 @@ impl World {
                 files: Arc::from([whole]),
                 complete: spec.seed,
                 fill: spec.fill,
+                wanted: None,
+                copy: false,
                 upload: spec.behaviour != Behaviour::FreeRider,
                 reqq: REQQ,
                 info_hash: [0; 20],

@@ -10,6 +10,7 @@ mod download;
 mod integrity;
 mod machine;
 mod memory;
+mod overview;
 mod peer;
 mod picker;
 mod pieces;
@@ -35,6 +36,7 @@ use crate::metainfo::{Geometry, PieceIndex, Request};
 use crate::wire::{ExtendedHandshake, Message, PeerId};
 
 pub use machine::Swarm;
+pub use overview::Cell;
 
 /// A torrent in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,6 +70,10 @@ pub struct Setup {
     pub complete: bool,
     /// What is fetched that nobody asked for.
     pub fill: Fill,
+    /// The pieces that [`Fill::All`] fetches; none is all of them.
+    pub wanted: Option<Vec<Range<u32>>>,
+    /// Pieces are kept in a copy on disk: an eviction is then no sign that the background pushes out what is read.
+    pub copy: bool,
     /// False if nobody gets anything (`--no-upload`): choked peers get no allowed-fast set either.
     pub upload: bool,
     /// Requests that we hold for one peer at the most; advertised as `reqq` (BEP 10).

@@ -60,6 +60,8 @@ pub(super) struct Peer {
     /// What it has, and how many of these we lack.
     pub(super) has: Has,
     pub(super) useful: u32,
+    /// Of these, what the fill wants.
+    pub(super) wanted: u32,
     /// Pieces below this one count in the availability.
     pub(super) counted: u32,
     /// It has said what it has: a bitfield is out of place from now on.
@@ -137,6 +139,7 @@ impl Peer {
             armed: None,
             has: Has::Nothing,
             useful: 0,
+            wanted: 0,
             counted: pieces,
             told: false,
             upload_only: false,

@@ -1,5 +1,5 @@
 //! What peers and trackers say, as values: messages and handshakes (BEP 3, 6, 10), extensions (BEP 54), tracker replies
-//! (BEP 3, 7, 15, 23, 24, 41). Decoders take untrusted bytes, allocate nothing ahead of data and never panic.
+//! (BEP 3, 7, 15, 23, 24, 41, 48). Decoders take untrusted bytes, allocate nothing ahead of data and never panic.
 #![forbid(unsafe_code)]
 
 mod bencode;
@@ -16,6 +16,7 @@ pub use handshake::Handshake;
 pub use message::{MAX_MESSAGE, Message, PeerId, decode, encode_piece_header};
 pub use tracker::{
     AnnounceQuery, AnnounceReply, Event, MAX_PEERS, TrackerError, announce_query, announce_url, decode_http_reply,
+    decode_http_scrape, scrape_url,
 };
 pub use udp_tracker::{
     MAX_SCRAPE, ScrapeEntry, UdpError, UdpReply, UdpRequest, decode_udp_reply, decode_udp_request, encode_udp_reply,

@@ -1,6 +1,7 @@
 //! Which tracker is asked next, why and when (BEP 12): no socket, no clock, no task. Trackers form tiers; a round of
 //! announces goes through them in order until one answers, and then rests for the interval it gave. A tracker that
-//! fails rests by itself, 10 s and doubling; one that is merely silent does not hold up the next.
+//! fails rests by itself, 10 s and doubling, or 60 s and doubling where UDP got no answer; one that is merely silent does
+//! not hold up the next.
 
 use std::time::{Duration, Instant};
 
@@ -22,12 +23,16 @@ const CEILING: Duration = Duration::from_secs(3600);
 const DEFAULT_MIN_INTERVAL: Duration = Duration::from_secs(60);
 /// The pause after a first failure; it doubles with every further one.
 const FIRST_BACK_OFF: Duration = Duration::from_secs(10);
+/// The pause after a first failure of a UDP tracker that was silent for 15 s and for 30 s: the next of the waits of
+/// BEP 15, 15 x 2^n seconds. It doubles as they do.
+const SILENT_BACK_OFF: Duration = Duration::from_secs(60);
 /// The longest pause after failures.
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(600);
 /// A tracker that has been silent this long does not hold up the next one.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Trackers of one torrent that are asked at once at the most.
-const IN_FLIGHT: usize = 4;
+/// Trackers of one torrent that are asked at once at the most: as many as begin while a UDP tracker is silent for its
+/// 45 s, so that any number of dead ones do not hold up the one that lives.
+const IN_FLIGHT: usize = 16;
 
 /// A tracker, by its place in the tiers that [`Schedule::new`] was given, counted across them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -189,11 +194,13 @@ impl Schedule {
         }
     }
 
-    /// A tracker did not answer: it rests, and the round goes on with the next one.
-    pub(super) fn failed(&mut self, now: Instant, index: TrackerIndex) {
+    /// A tracker did not answer: it rests, and the round goes on with the next one. `silent`: over UDP, where it had two
+    /// attempts' time.
+    pub(super) fn failed(&mut self, now: Instant, index: TrackerIndex, silent: bool) {
         let tracker = &mut self.trackers[index.0];
         tracker.asked = None;
-        let doubled = FIRST_BACK_OFF.saturating_mul(1 << tracker.failures.min(6));
+        let first = if silent { SILENT_BACK_OFF } else { FIRST_BACK_OFF };
+        let doubled = first.saturating_mul(1 << tracker.failures.min(6));
         tracker.failures = tracker.failures.saturating_add(1);
         // Up to a quarter more, so that torrents whose tracker went down together do not come back together.
         let rest = doubled.mul_f64(1.0 + 0.25 * self.rng.random::<f64>()).min(LONGEST_BACK_OFF);
@@ -307,9 +314,9 @@ mod tests {
         let mut now = Instant::now();
         let mut schedule = tiers(2, now);
         assert_eq!(schedule.next(now), Next::Announce(A, Event::Started));
-        schedule.failed(now, A);
+        schedule.failed(now, A, false);
         assert_eq!(schedule.next(now), Next::Announce(B, Event::Started));
-        schedule.failed(now, B);
+        schedule.failed(now, B, false);
         for expected in [10, 20, 40, 80, 160, 320, 600, 600, 600] {
             let Some(again) = schedule.next_ask(A) else { panic!("it is asked again") };
             let rest = again - now;
@@ -320,12 +327,37 @@ mod tests {
             // Both are due by then; whichever came first, both fail at one moment again.
             now = again.max(schedule.next_ask(B).expect("so is B"));
             assert_eq!(schedule.next(now), Next::Announce(A, Event::Started));
-            schedule.failed(now, A);
+            schedule.failed(now, A, false);
             assert_eq!(schedule.next(now), Next::Announce(B, Event::Started));
-            schedule.failed(now, B);
+            schedule.failed(now, B, false);
             let Next::Wait(Some(wait)) = schedule.next(now) else { panic!("all rest") };
             assert!(wait > now);
         }
+    }
+
+    #[test]
+    fn a_silent_udp_tracker_rests_sixty_seconds_doubling_to_six_hundred() {
+        // T6: with the 15 s and 30 s of each announce, 15 x 2^n.
+        let mut now = Instant::now();
+        let mut schedule = tiers(1, now);
+        for expected in [60, 120, 240, 480, 600, 600] {
+            let Next::Announce(A, _) = schedule.next(now) else { panic!("its turn") };
+            now += secs(45);
+            schedule.failed(now, A, true);
+            let rest = schedule.next_ask(A).expect("again") - now;
+            assert!(
+                rest >= secs(expected) && rest <= secs(expected).mul_f64(1.25).min(secs(600)),
+                "{rest:?} {expected}"
+            );
+            now += rest;
+        }
+        // An answer makes it good again, and another way to fail has the usual rest.
+        let Next::Announce(A, _) = schedule.next(now) else { panic!("its turn") };
+        schedule.answered(now, A, answer(Event::Started));
+        now += secs(1800);
+        let Next::Announce(A, _) = schedule.next(now) else { panic!("its turn") };
+        schedule.failed(now, A, false);
+        assert!(schedule.next_ask(A).expect("again") <= now + secs(13));
     }
 
     #[test]
@@ -333,7 +365,7 @@ mod tests {
         let now = Instant::now();
         let rest = |seed| {
             let mut schedule = Schedule::new(&[vec![true]], false, seed, now);
-            schedule.failed(now, A);
+            schedule.failed(now, A, false);
             schedule.next_ask(A).expect("rests") - now
         };
         assert_ne!(rest(1), rest(2));
@@ -349,7 +381,7 @@ mod tests {
             let mut order = Vec::new();
             while let Next::Announce(index, _) = schedule.next(now) {
                 order.push(index.0);
-                schedule.failed(now, index);
+                schedule.failed(now, index, false);
             }
             firsts[order[0]] += 1;
             assert_eq!(order[3], 3, "the second tier comes last");
@@ -362,34 +394,34 @@ mod tests {
             let Next::Announce(index, _) = schedule.next(now) else { panic!("a turn for all") };
             order.push(index);
             if order.len() < 3 {
-                schedule.failed(now, index);
+                schedule.failed(now, index, false);
             } else {
                 schedule.answered(now, index, answer(Event::Started));
             }
         }
         let later = now + secs(1800);
         assert_eq!(schedule.next(later), Next::Announce(order[2], Event::None), "it moved to the front");
-        schedule.failed(later, order[2]);
+        schedule.failed(later, order[2], false);
         assert_eq!(schedule.next(later), Next::Announce(order[0], Event::Started), "the others kept their order");
     }
 
     #[test]
-    fn a_silent_tracker_does_not_hold_up_the_next_but_four_are_enough() {
+    fn a_silent_tracker_does_not_hold_up_the_next_but_sixteen_are_enough() {
         let now = Instant::now();
-        let mut schedule = tiers(6, now);
+        let mut schedule = tiers(18, now);
         let mut at = now;
-        for n in 0..4 {
+        for n in 0..16 {
             assert_eq!(schedule.next(at), Next::Announce(TrackerIndex(n), Event::Started));
             at += PATIENCE;
         }
         assert_eq!(schedule.next(at), Next::Wait(None));
-        schedule.failed(at, A);
-        assert_eq!(schedule.next(at), Next::Announce(TrackerIndex(4), Event::Started));
+        schedule.failed(at, A, false);
+        assert_eq!(schedule.next(at), Next::Announce(TrackerIndex(16), Event::Started));
         // The first answer ends the round; a late one counts too.
-        schedule.answered(at, TrackerIndex(4), answer(Event::Started));
+        schedule.answered(at, TrackerIndex(16), answer(Event::Started));
         assert_eq!(schedule.next(at), Next::Wait(Some(at + secs(1800))));
         schedule.answered(at + secs(2), C, answer(Event::Started));
-        assert_eq!(schedule.started().collect::<Vec<_>>(), [C, TrackerIndex(4)]);
+        assert_eq!(schedule.started().collect::<Vec<_>>(), [C, TrackerIndex(16)]);
     }
 
     #[test]
@@ -398,7 +430,7 @@ mod tests {
         let mut schedule = Schedule::new(&[vec![true], vec![true]], true, 1, now);
         assert_eq!(schedule.next(now), Next::Announce(A, Event::Started));
         assert_eq!(schedule.next(now + secs(9)), Next::Wait(None));
-        schedule.failed(now + secs(10), A);
+        schedule.failed(now + secs(10), A, false);
         assert_eq!(schedule.next(now + secs(10)), Next::Announce(B, Event::Started));
     }
 
@@ -432,11 +464,11 @@ mod tests {
         let mut schedule = tiers(1, now);
         for _ in 0..8 {
             let Next::Announce(A, _) = schedule.next(now) else { panic!("its turn") };
-            schedule.failed(now, A);
+            schedule.failed(now, A, false);
             now = schedule.next_ask(A).expect("again");
         }
         let Next::Announce(A, _) = schedule.next(now) else { panic!("its turn") };
-        schedule.failed(now, A);
+        schedule.failed(now, A, false);
         assert!(schedule.next_ask(A).expect("again") > now + secs(400));
         schedule.want_peers();
         assert_eq!(schedule.next(now), Next::Wait(Some(now + secs(60))));
@@ -470,7 +502,7 @@ mod tests {
         schedule.completed(now);
         schedule.answered(now, A, answer(Event::Started));
         assert_eq!(schedule.next(now), Next::Announce(A, Event::Completed));
-        schedule.failed(now, A);
+        schedule.failed(now, A, false);
         let Next::Wait(Some(again)) = schedule.next(now) else { panic!("it rests") };
         assert_eq!(schedule.next(again), Next::Announce(A, Event::Completed));
     }
