@@ -65,6 +65,9 @@ pub enum Error {
     /// The same torrent twice.
     #[error("{0} is here already")]
     Duplicate(crate::metainfo::TorrentId),
+    /// A tracker's interval that is too short.
+    #[error("a tracker's interval of {0:?} is too short: give it 5 s or more")]
+    Interval(std::time::Duration),
     /// The machine refuses something that the process needs.
     #[error("cannot {what}: {cause}")]
     System {
@@ -83,7 +86,7 @@ impl Error {
             Self::Io { cause, .. } | Self::Listen { cause, .. } | Self::System { cause, .. } => {
                 cause.raw_os_error().unwrap_or(libc::EIO)
             }
-            Self::Metainfo { .. } | Self::Data { .. } | Self::Create { .. } => libc::EINVAL,
+            Self::Metainfo { .. } | Self::Data { .. } | Self::Create { .. } | Self::Interval(_) => libc::EINVAL,
             Self::Stopped => libc::EINTR,
             Self::Duplicate(_) => libc::EEXIST,
             Self::Mount { .. } => libc::EIO,

@@ -11,6 +11,7 @@ mod out_file;
 mod progress;
 mod seed;
 mod source;
+mod tracker;
 mod unmount;
 mod values;
 
@@ -56,8 +57,8 @@ enum Command {
     Get(Unbuilt),
     /// Check a copy (not built yet)
     Verify(Unbuilt),
-    /// Run a tracker (not built yet)
-    Tracker(Unbuilt),
+    /// Run a tracker: HTTP and UDP on one port
+    Tracker(tracker::Arguments),
     /// Show a whole swarm on this machine: a tracker, three seeds, and a file that streams through a mount
     Demo(demo::Arguments),
     /// Add a torrent to a running mount (not built yet)
@@ -88,7 +89,7 @@ pub fn run() -> ExitCode {
         Command::Create(arguments) => create::run(&arguments),
         Command::Get(_) => unbuilt("get"),
         Command::Verify(_) => unbuilt("verify"),
-        Command::Tracker(_) => unbuilt("tracker"),
+        Command::Tracker(arguments) => tracker::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Add(_) => unbuilt("add"),
         Command::Remove(_) => unbuilt("remove"),

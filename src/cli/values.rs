@@ -74,11 +74,23 @@ pub(crate) fn time(text: &str) -> Result<Duration, String> {
 /// # Errors
 /// A sentence for the user.
 pub(crate) fn listen(text: &str) -> Result<SocketAddr, String> {
+    address(text, 6881)
+}
+
+/// As [`listen`], with a tracker's port 6969.
+///
+/// # Errors
+/// A sentence for the user.
+pub(crate) fn tracker_listen(text: &str) -> Result<SocketAddr, String> {
+    address(text, 6969)
+}
+
+fn address(text: &str, port: u16) -> Result<SocketAddr, String> {
     let any = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
     text.parse()
         .or_else(|_| text.strip_prefix(':').unwrap_or(text).parse().map(|port| SocketAddr::new(any, port)))
-        .or_else(|_| text.trim_matches(['[', ']']).parse().map(|ip| SocketAddr::new(ip, 6881)))
-        .map_err(|_| format!("`{text}` is no address: write ADDR:PORT, like 192.0.2.1:6881 or [::]:6881"))
+        .or_else(|_| text.trim_matches(['[', ']']).parse().map(|ip| SocketAddr::new(ip, port)))
+        .map_err(|_| format!("`{text}` is no address: write ADDR:PORT, like 192.0.2.1:{port} or [::]:{port}"))
 }
 
 #[cfg(test)]
@@ -130,6 +142,7 @@ mod tests {
         ] {
             assert_eq!(listen(text).map(|a| a.to_string()), Ok(addr.to_owned()), "{text}");
         }
+        assert_eq!(tracker_listen("::1").map(|a| a.to_string()), Ok("[::1]:6969".to_owned()));
         assert!(listen("localhost:http").is_err());
     }
 }
