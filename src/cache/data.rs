@@ -251,4 +251,4 @@ pub(super) fn refuse_mount(path: &Path) -> Result<()> {
 #[cfg(test)]
 #[expect(clippy::cast_possible_truncation, reason = "the sizes of a test are small")]
 #[path = "data_tests.rs"]
-mod tests;
+pub(super) mod tests;

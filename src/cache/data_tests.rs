@@ -12,17 +12,22 @@ use crate::cache::VerifyReport;
 use crate::metainfo::{Geometry, InfoHash, PieceHashes, TorrentId};
 
 /// A torrent and its bytes.
-struct Fixture {
-    meta: Metainfo,
-    content: Vec<u8>,
+pub(in crate::cache) struct Fixture {
+    pub(in crate::cache) meta: Metainfo,
+    pub(in crate::cache) content: Vec<u8>,
 }
 
-fn regular() -> FileKind {
+pub(in crate::cache) fn regular() -> FileKind {
     FileKind::Regular { executable: false }
 }
 
 /// A torrent of these files; padding is zeros, everything else a pattern.
-fn torrent(name: &str, single_file: bool, piece_length: u32, files: &[(&str, usize, FileKind)]) -> Fixture {
+pub(in crate::cache) fn torrent(
+    name: &str,
+    single_file: bool,
+    piece_length: u32,
+    files: &[(&str, usize, FileKind)],
+) -> Fixture {
     let mut content = Vec::new();
     let mut entries = Vec::new();
     for (path, length, kind) in files {
@@ -77,7 +82,7 @@ impl Fixture {
 }
 
 /// 8 pieces of 1,000 bytes: a is 0..2,500, sub/b 2,500..4,200, padding to 5,000, sub/deep/c to 8,000.
-fn album() -> Fixture {
+pub(in crate::cache) fn album() -> Fixture {
     torrent(
         "album",
         false,

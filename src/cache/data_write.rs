@@ -157,3 +157,8 @@ fn copy_out(bytes: &Verified, part: std::ops::Range<usize>, file: &File, at: u64
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "the sizes of a test are small")]
+#[path = "data_write_tests.rs"]
+mod tests;

@@ -20,15 +20,18 @@ use crate::metainfo::{FileKind, Metainfo};
 /// Ended by Ctrl-C, as shells say it.
 const INTERRUPTED: u8 = 130;
 
-/// Make a .torrent file of a file or a directory
-///
-/// Everything below PATH goes in, in the order of its names: hidden files, empty files, executable bits, and links that
-/// stay inside PATH. Empty directories do not: torrents have no place for them. What cannot go in (an unreadable file,
-/// a link that leads out, a socket, a name that is not UTF-8) is refused by its name before anything is hashed.
-///
-/// The same files and options give the same .torrent, byte for byte.
+/// What `--help` says after the options.
+const NOTES: &str = "\
+Everything below PATH goes in: hidden files, empty files, executable bits, and links that stay inside PATH (other
+programs may not know links and see an empty file instead). Empty directories do not: torrents have no place for them.
+What cannot go in (an unreadable file, a link that leads out, a socket, a name that is not UTF-8) is refused by its
+name before anything is hashed.
+
+The same files and options give the same .torrent, byte for byte. OUT appears whole or not at all.";
+
+/// The command's arguments.
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = NOTES)]
 pub(crate) struct Arguments {
     /// The file or directory
     path: PathBuf,
@@ -80,17 +83,17 @@ fn checked(
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     log::start(0);
     let name = create::name(&arguments.path)?;
-    let out = match &arguments.out {
+    let path = match &arguments.out {
         Some(out) if out.as_os_str() == "-" => None,
         Some(out) if out.is_dir() => Some(out.join(format!("{name}.torrent"))),
         Some(out) => Some(out.clone()),
         None => Some(format!("{name}.torrent").into()),
     };
-    let out = out.map(|path| OutFile::check(&path, arguments.force)).transpose()?;
-    if out.is_none() && arguments.json {
+    let out = path.as_deref().map(|path| OutFile::check(path, arguments.force)).transpose()?;
+    if path.is_none() && arguments.json {
         super::usage("-o - and --json both want the standard output");
     }
-    if out.is_none() && io::stdout().is_terminal() {
+    if path.is_none() && io::stdout().is_terminal() {
         bail!("a .torrent is not for terminals; choose a file with -o, or lead the standard output to one");
     }
     let options = Options {
@@ -100,7 +103,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         comment: arguments.comment.clone(),
         web_seeds: arguments.web_seeds.clone(),
         exclude: arguments.exclude.clone(),
-        out: out.as_ref().map(|out| out.path().to_owned()),
+        out: path.clone(),
     };
     let bytes = match until_signal(&arguments.path, &name, &options) {
         Err(error) if matches!(error.downcast_ref(), Some(Error::Stopped)) => {
@@ -113,7 +116,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if meta.private && meta.trackers.is_empty() {
         tracing::warn!("a private torrent without a --tracker finds no peers");
     }
-    let path = out.as_ref().map(|out| out.path().to_owned());
     let written = match out {
         Some(out) => {
             out.write(&bytes)?;

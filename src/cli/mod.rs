@@ -3,19 +3,25 @@
 mod background;
 mod create;
 mod demo;
+mod get;
 mod info;
 mod log;
 mod mount;
 mod options;
 mod out_file;
 mod progress;
+mod rules;
+mod scrape;
 mod seed;
+mod selection;
 mod source;
 mod tracker;
 mod unmount;
 mod values;
+mod verify;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -42,6 +48,9 @@ enum Command {
         /// For programs: one JSON object
         #[arg(long)]
         json: bool,
+        /// Ask its trackers for their seeds and leechers; exit code 1 if none of them answers
+        #[arg(long)]
+        scrape: bool,
     },
     /// Unmount a swarmfs mount
     Unmount {
@@ -53,10 +62,10 @@ enum Command {
     },
     /// Make a .torrent file
     Create(create::Arguments),
-    /// Fetch a copy (not built yet)
-    Get(Unbuilt),
-    /// Check a copy (not built yet)
-    Verify(Unbuilt),
+    /// Fetch a copy of a torrent, or of some of its files
+    Get(get::Arguments),
+    /// Compare a copy with its torrent
+    Verify(verify::Arguments),
     /// Run a tracker: HTTP and UDP on one port
     Tracker(tracker::Arguments),
     /// Show a whole swarm on this machine: a tracker, three seeds, and a file that streams through a mount
@@ -84,11 +93,11 @@ pub fn run() -> ExitCode {
     let result = match arguments.command {
         Command::Mount(arguments) => mount::run(&arguments),
         Command::Seed(arguments) => seed::run(&arguments).map(|()| ExitCode::SUCCESS),
-        Command::Info { source, json } => info::run(&source, json).map(|()| ExitCode::SUCCESS),
+        Command::Info { source, json, scrape } => info::run(&source, json, scrape).map(|()| ExitCode::SUCCESS),
         Command::Unmount { mountpoint, lazy } => unmount::run(&mountpoint, lazy).map(|()| ExitCode::SUCCESS),
         Command::Create(arguments) => create::run(&arguments),
-        Command::Get(_) => unbuilt("get"),
-        Command::Verify(_) => unbuilt("verify"),
+        Command::Get(arguments) => get::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
         Command::Tracker(arguments) => tracker::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Add(_) => unbuilt("add"),
@@ -99,6 +108,11 @@ pub fn run() -> ExitCode {
         eprintln!("swarmfs: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+/// A line for people. Nobody may be there to read it.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// A command line that makes no sense: says so as clap does, with exit code 2.

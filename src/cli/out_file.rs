@@ -49,12 +49,8 @@ impl OutFile {
         Ok(out)
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
     fn directory(&self) -> &Path {
-        self.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+        self.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
     }
 
     /// Writes the file. When it fails, nothing is left of it.

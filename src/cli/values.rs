@@ -69,6 +69,15 @@ pub(crate) fn time(text: &str) -> Result<Duration, String> {
     if seconds > 0.0 && seconds < 31_536_000.0 { Ok(Duration::from_secs_f64(seconds)) } else { Err(wrong()) }
 }
 
+/// A share ratio: a number above 0.
+///
+/// # Errors
+/// A sentence for the user.
+pub(crate) fn ratio(text: &str) -> Result<f64, String> {
+    let ratio = text.parse::<f64>().ok().filter(|ratio| *ratio > 0.0 && ratio.is_finite());
+    ratio.ok_or_else(|| format!("`{text}` is no ratio: write a number above 0, like 1.5"))
+}
+
 /// An address to listen on: `ADDR:PORT`, `:PORT` or `PORT` on every address, `ADDR` with port 6881.
 ///
 /// # Errors
@@ -128,6 +137,10 @@ mod tests {
             assert!(time(text).is_err(), "{text}");
         }
         assert!(memory("4KiB").is_err());
+        assert_eq!(ratio("0.5"), Ok(0.5));
+        for text in ["0", "-1", "nan", "inf", "", "1:2"] {
+            assert!(ratio(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! with its hashes. It has no date: the same files and options give the same bytes.
 //!
 //! Files are taken with their executable bit, links that stay inside with where they lead to; empty directories have no
-//! place in a torrent and are left out.
+//! place in a torrent and are left out. Programs that do not know links (BEP 47) see an empty file in place of each; aria2
+//! that checks an existing copy even empties the files that its links lead to.
 
 mod encode;
 mod exclude;
@@ -78,11 +79,13 @@ fn hash(found: &Found, meta: &Metainfo, progress: &(dyn Fn(u64) + Sync), stop: &
     };
     let copy = copy.map_err(|error| root.refused("", format!("cannot be opened: {error}")))?;
     let hashes = copy.hash(&meta.geometry, progress, stop);
+    if matches!(hashes, Ok(None)) {
+        return Err(Error::Stopped);
+    }
     // Whatever went wrong with a file that changed, that it changed is the reason.
     found.unchanged()?;
     match hashes {
-        Ok(Some(hashes)) => Ok(hashes),
-        Ok(None) => Err(Error::Stopped),
+        Ok(hashes) => hashes.ok_or(Error::Stopped),
         Err((file, reason)) => Err(root.refused(file, format!("cannot be read: {reason}"))),
     }
 }

@@ -57,7 +57,12 @@ impl Root {
 
     /// A refusal of what is at a path below the root.
     pub(super) fn refused(&self, path: impl AsRef<Path>, reason: impl Into<String>) -> Error {
-        if self.single_file { refused(&self.given, reason) } else { refused(&self.given.join(path), reason) }
+        let path = path.as_ref();
+        if self.single_file || path.as_os_str().is_empty() {
+            refused(&self.given, reason)
+        } else {
+            refused(&self.given.join(path), reason)
+        }
     }
 }
 

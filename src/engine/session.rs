@@ -34,6 +34,9 @@ use crate::wire::PeerId;
 pub(super) const REQQ: u32 = 2000;
 /// Fits under the 5 s that an end may take, beside the unmount.
 const STOP_ANNOUNCE: Duration = Duration::from_secs(3);
+/// Of this, what a tracker has to take `completed`, and how often it is looked whether it did.
+const COMPLETED_ANNOUNCE: Duration = Duration::from_secs(2);
+const TOLD_LOOK: Duration = Duration::from_millis(10);
 
 /// A user's own copy of a torrent and which of its pieces passed their hash.
 #[derive(Debug)]
@@ -354,8 +357,18 @@ impl Session {
     pub async fn stop(self) {
         close_all(&self.shared);
         let mut goodbyes = JoinSet::new();
-        for announcer in self.shared.all().iter().filter_map(|t| t.take_announcer()) {
-            goodbyes.spawn(announcer.stop());
+        for torrent in self.shared.all() {
+            let Some(announcer) = torrent.take_announcer() else { continue };
+            goodbyes.spawn(async move {
+                // What has just become complete says so before it goes.
+                let told = async {
+                    while !torrent.completed_told(&announcer) {
+                        tokio::time::sleep(TOLD_LOOK).await;
+                    }
+                };
+                let _ = tokio::time::timeout(COMPLETED_ANNOUNCE, told).await;
+                announcer.stop().await;
+            });
         }
         if tokio::time::timeout(STOP_ANNOUNCE, async { while goodbyes.join_next().await.is_some() {} }).await.is_err() {
             debug!("a tracker was not told that we stop: it did not answer in time");

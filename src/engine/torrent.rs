@@ -9,7 +9,7 @@ use tokio::sync::{Notify, watch};
 use tracing::{debug, error, warn};
 
 use super::copy::Copy;
-use super::discovery::{self, Announcer};
+use super::discovery::{self, Announcer, TrackerStatus};
 use super::reads::{Missing, Reads, gather};
 use super::session::Shared;
 use crate::cache::{Filled, PieceBuf, Verified};
@@ -57,6 +57,8 @@ pub(super) struct Torrent {
     pub(super) shared: Arc<Shared>,
     /// The copy on disk, if there is one.
     pub(super) data: Option<Copy>,
+    /// When the last piece came that was missing.
+    completed: OnceLock<Instant>,
     /// Everything wanted is there.
     pub(super) finished: watch::Sender<bool>,
     pub(super) reads: Reads,
@@ -85,6 +87,7 @@ impl Torrent {
             meta,
             shared,
             data,
+            completed: OnceLock::new(),
             finished: watch::Sender::new(false),
             reads: Reads::default(),
             handles: RwLock::default(),
@@ -199,6 +202,7 @@ impl Torrent {
                 }
             }
             Effect::Completed => {
+                self.completed.get_or_init(Instant::now);
                 if let Some(announcer) = &*self.lock_announcer() {
                     announcer.completed();
                 }
@@ -457,6 +461,13 @@ impl Torrent {
     /// Hands out the announces, to end them.
     pub(super) fn take_announcer(&self) -> Option<Announcer> {
         self.lock_announcer().take()
+    }
+
+    /// True if every tracker that has heard of us knows that we are complete, if we became so.
+    pub(super) fn completed_told(&self, announcer: &Announcer) -> bool {
+        let Some(&at) = self.completed.get() else { return true };
+        let knows = |t: &TrackerStatus| t.error.is_some() || t.answered.is_none_or(|told| told > at && !t.announcing);
+        announcer.status().iter().all(knows)
     }
 
     fn lock_announcer(&self) -> MutexGuard<'_, Option<Announcer>> {

@@ -9,6 +9,7 @@ mod connections;
 mod dials;
 mod memory;
 mod rates;
+mod slots;
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -29,7 +30,8 @@ pub use rates::Room;
 pub struct Limits {
     /// Our own id: a connection with it is one with ourselves.
     pub peer_id: PeerId,
-    /// Peers unchoked for what they give us, besides one optimistic unchoke.
+    /// Peers unchoked for what they give us, besides one optimistic unchoke. With an upload limit that they do not fill,
+    /// there are more, one by one up to ten times as many.
     pub upload_slots: usize,
     /// Connections of the process.
     pub max_peers: usize,
@@ -69,7 +71,7 @@ impl Node {
     pub fn new(limits: Limits, seed: u64, now: Instant) -> Self {
         Self {
             limits,
-            choker: Choker::new(limits.upload_slots, seed, now),
+            choker: Choker::new(limits.upload_slots, limits.upload_limit, seed, now),
             connections: Connections::new(limits.max_peers, limits.peer_id),
             dials: Dials::new(seed.wrapping_add(1)),
             upload: Bucket::new(limits.upload_limit),
@@ -353,6 +355,7 @@ mod tests {
         let candidate = Candidate {
             peer: PeerKey(1),
             interested: true,
+            wanted: true,
             unchoked: false,
             received: 100,
             sent: 0,

@@ -372,7 +372,11 @@ impl World {
                 node.swarm.handle(now, Input::Unchoked(&unchoked));
             }
         }
-        let ready: Vec<PeerKey> = node.throttled.iter().filter(|t| *t.1 <= now).map(|t| *t.0).collect();
+        // In turns, as tasks that wait for a limit are woken: who is served now is last next time.
+        let mut ready: Vec<PeerKey> = node.throttled.iter().filter(|t| *t.1 <= now).map(|t| *t.0).collect();
+        let after = ready.partition_point(|&peer| Some(peer) <= node.first_ready);
+        ready.rotate_left(after);
+        node.first_ready = ready.first().copied().or(node.first_ready);
         for peer in ready {
             node.throttled.remove(&peer);
             node.wakes.push_back(peer);

@@ -134,6 +134,8 @@ pub(super) struct SimNode {
     pub(super) wakes: VecDeque<PeerKey>,
     /// Peers that wait for upload room, and until when.
     pub(super) throttled: BTreeMap<PeerKey, Instant>,
+    /// Who of them was woken first the last time.
+    pub(super) first_ready: Option<PeerKey>,
     pub(super) readers: Vec<Reader>,
     pub(super) reads: BTreeMap<ReadId, Parked>,
     pub(super) next_read: u64,

@@ -146,6 +146,7 @@ impl World {
             peers: BTreeMap::new(),
             wakes: VecDeque::new(),
             throttled: BTreeMap::new(),
+            first_ready: None,
             readers,
             reads: BTreeMap::new(),
             next_read: 0,

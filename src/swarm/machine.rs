@@ -249,6 +249,7 @@ impl Swarm {
         let candidate = |(&peer, p): (&PeerKey, &Peer)| Candidate {
             peer,
             interested: p.interested,
+            wanted: self.interested_in(p),
             unchoked: p.unchoked,
             received: p.received,
             sent: p.sent,

@@ -263,6 +263,8 @@ pub struct Candidate {
     pub peer: PeerKey,
     /// It wants something of ours.
     pub interested: bool,
+    /// We want something of its: it could give back what it gets.
+    pub wanted: bool,
     /// We have it unchoked now.
     pub unchoked: bool,
     /// Payload bytes it has sent us in all.

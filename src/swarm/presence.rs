@@ -134,7 +134,10 @@ impl Swarm {
         if piece.0 >= self.geometry.pieces() {
             self.out_of_range(now, key);
         } else if let Some(peer) = self.peers.get_mut(&key).filter(|p| p.allowed.len() < ALLOWED) {
-            self.work |= peer.allowed.insert(piece);
+            if peer.allowed.insert(piece) {
+                peer.nothing_in = None;
+                self.work = true;
+            }
         }
     }
 

@@ -7,6 +7,7 @@ mod extension;
 mod fast;
 mod handshake;
 mod message;
+mod scrape;
 mod tracker;
 mod udp_tracker;
 
@@ -14,9 +15,9 @@ pub use extension::{ExtendedHandshake, MAX_METADATA, OUR_DONTHAVE_ID, decode_don
 pub use fast::allowed_fast_set;
 pub use handshake::Handshake;
 pub use message::{MAX_MESSAGE, Message, PeerId, decode, encode_piece_header};
+pub use scrape::{decode_http_scrape, scrape_url};
 pub use tracker::{
     AnnounceQuery, AnnounceReply, Event, MAX_PEERS, TrackerError, announce_query, announce_url, decode_http_reply,
-    decode_http_scrape, scrape_url,
 };
 pub use udp_tracker::{
     MAX_SCRAPE, ScrapeEntry, UdpError, UdpReply, UdpRequest, decode_udp_reply, decode_udp_request, encode_udp_reply,

@@ -72,7 +72,7 @@ pub(crate) fn torrent_by_libtorrent(dataset: &Dataset, piece_kib: u64) -> Torren
 }
 
 /// `lt.py` under the Python that has libtorrent: `SWARMFS_TEST_PYTHON`, which tests/run sets, or python3.
-fn libtorrent() -> Command {
+pub(crate) fn libtorrent() -> Command {
     let python = std::env::var_os("SWARMFS_TEST_PYTHON").unwrap_or_else(|| "python3".into());
     let mut command = Command::new(python);
     command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/lt.py"));

@@ -138,11 +138,6 @@ impl UdpTracker {
         Self { addr, shared, thread: Some(thread) }
     }
 
-    /// On a free port of 127.0.0.1.
-    pub(crate) fn local(act: impl Fn(&Seen, usize) -> Vec<Send> + std::marker::Send + 'static) -> Self {
-        Self::start(([127, 0, 0, 1], 0).into(), act)
-    }
-
     /// One that answers every request as it should, with these peers.
     pub(crate) fn good(at: SocketAddr, peers: Vec<SocketAddr>) -> Self {
         Self::start(at, move |seen, _| good(seen, &peers))

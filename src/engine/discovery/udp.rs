@@ -48,7 +48,9 @@ impl Endpoint {
     /// Where the tracker of this URL is, or why it cannot be used.
     pub(super) fn of(url: &Url) -> Result<Self, &'static str> {
         let host = match url.host() {
-            Some(Host::Domain(name)) if !name.is_empty() => international(name).map_or(Ok(name.to_owned()), Err)?,
+            Some(Host::Domain(name)) if !name.is_empty() => {
+                international(name).map_or_else(|| Ok(name.to_owned()), Err)?
+            }
             None | Some(Host::Domain(_)) => return Err("it names no host"),
             Some(Host::Ipv4(ip)) => ip.to_string(),
             Some(Host::Ipv6(ip)) => ip.to_string(),
@@ -59,8 +61,7 @@ impl Endpoint {
     }
 }
 
-/// Announces to one tracker, over both families if it has addresses of both. The first answer ends the wait for the
-/// other family soon.
+/// Announces to one tracker.
 pub(super) async fn announce(
     endpoint: Endpoint,
     query: &AnnounceQuery,
@@ -71,10 +72,18 @@ pub(super) async fn announce(
     let stopping = query.event == Event::Stopped;
     let first_wait = if stopping { deadlines.retry.min(deadlines.stop / 3) } else { deadlines.retry };
     let question = Question::Announce { query: query.clone(), url_data: endpoint.url_data.clone() };
-    let addresses = addresses(endpoint, bind, deadlines).await?;
-    let families = addresses.into_iter().filter(|family| !family.is_empty());
+    ask_both(addresses(endpoint, bind, deadlines).await?, question, bind, first_wait).await
+}
+
+/// Announces over every family that has addresses. The first answer ends the wait for the other one soon.
+async fn ask_both(
+    addresses: [Vec<SocketAddr>; 2],
+    question: Question,
+    bind: Option<IpAddr>,
+    first_wait: Duration,
+) -> Result<Answer, AskError> {
     let mut flights = JoinSet::new();
-    for family in families {
+    for family in addresses.into_iter().filter(|family| !family.is_empty()) {
         flights.spawn(exchange(family, question.clone(), bind, first_wait));
     }
     let mut answers: Vec<Answer> = Vec::new();
@@ -146,7 +155,7 @@ async fn addresses(
     deadlines: Deadlines,
 ) -> Result<[Vec<SocketAddr>; 2], AskError> {
     let found = timeout(deadlines.connect, lookup(endpoint.host, endpoint.port, Reach::datagrams())).await;
-    let found = found.map_err(|_| AskError::Deadline(deadlines.connect))??;
+    let found = found.map_err(|_| AskError::Transfer("its name is not resolved in time".to_owned()))??;
     let mut families = [Vec::new(), Vec::new()];
     let mut seen = BTreeSet::new();
     for addr in found {
@@ -246,4 +255,100 @@ async fn converse(socket: &UdpSocket, exchange: &mut Exchange) -> Result<Option<
 /// In the network's own words, as "Connection refused" where ICMP says that nobody listens.
 fn failed(error: std::io::Error) -> AskError {
     AskError::Transfer(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::wire::{PeerId, UdpReply, UdpRequest, decode_udp_request, encode_udp_reply};
+
+    /// So short that a test can wait for silence, so long that a busy machine is no silent tracker.
+    const FIRST: Duration = Duration::from_millis(700);
+
+    fn question() -> Question {
+        let query = AnnounceQuery {
+            info_hash: [1; 20],
+            peer_id: PeerId([2; 20]),
+            port: 1,
+            uploaded: 0,
+            downloaded: 0,
+            left: 0,
+            event: Event::Started,
+            numwant: 200,
+            key: 0,
+            tracker_id: None,
+        };
+        Question::Announce { query, url_data: Vec::new() }
+    }
+
+    /// A tracker at `ip` that knows one peer, on port `peer` of its own address, or says no word. Counts what comes.
+    async fn tracker(ip: &str, peer: u16, speaks: bool) -> (SocketAddr, Arc<AtomicUsize>) {
+        let ip: IpAddr = ip.parse().expect("an address");
+        let socket = UdpSocket::bind((ip, 0)).await.expect("a port");
+        let addr = socket.local_addr().expect("an address");
+        let count = Arc::new(AtomicUsize::new(0));
+        let shown = Arc::clone(&count);
+        tokio::spawn(async move {
+            let mut buffer = [0; 2048];
+            while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
+                count.fetch_add(1, Ordering::SeqCst);
+                let reply = match decode_udp_request(&buffer[..length]).expect("a request") {
+                    UdpRequest::Connect { transaction } => UdpReply::Connect { transaction, connection: 7 },
+                    UdpRequest::Announce { transaction, .. } => {
+                        let peers = vec![SocketAddr::new(ip, peer)];
+                        UdpReply::Announce { transaction, interval: u32::from(peer), leechers: 2, seeders: 3, peers }
+                    }
+                    UdpRequest::Scrape { .. } => panic!("nobody scrapes"),
+                };
+                if speaks {
+                    socket.send_to(&encode_udp_reply(&reply), from).await.expect("sent");
+                }
+            }
+        });
+        (addr, shown)
+    }
+
+    async fn closed(ip: &str) -> SocketAddr {
+        UdpSocket::bind((ip, 0)).await.and_then(|socket| socket.local_addr()).expect("a port")
+    }
+
+    #[tokio::test]
+    async fn both_families_give_their_peers() {
+        let ((v4, _), (v6, _)) = (tracker("127.0.0.1", 1, true).await, tracker("::1", 2, true).await);
+        let answer = ask_both([vec![v4], vec![v6]], question(), None, FIRST).await.expect("an answer");
+        let peers = ["127.0.0.1:1", "[::1]:2"].map(|p| p.parse().expect("an address"));
+        assert_eq!(answer.reply.peers, peers);
+        assert_eq!((answer.reply.interval, answer.reply.complete, answer.local), (Some(2), Some(3), true));
+    }
+
+    #[tokio::test]
+    async fn a_family_that_is_cut_off_or_closed_takes_nothing_from_the_other() {
+        let ((v4, _), (v6, asked)) = (tracker("127.0.0.1", 1, true).await, tracker("::1", 2, false).await);
+        let begun = Instant::now();
+        let answer = ask_both([vec![v4], vec![v6]], question(), None, FIRST * 20).await.expect("an answer");
+        assert_eq!(answer.reply.peers, [SocketAddr::new(v4.ip(), 1)]);
+        assert_eq!(asked.load(Ordering::SeqCst), 1, "it was asked");
+        assert!(begun.elapsed() < FIRST * 10, "long before its silence is over");
+        let (v4, v6) = (closed("127.0.0.1").await, tracker("::1", 2, true).await.0);
+        let answer = ask_both([vec![v4], vec![v6]], question(), None, FIRST).await.expect("an answer");
+        assert_eq!(answer.reply.peers, [SocketAddr::new(v6.ip(), 2)]);
+    }
+
+    #[tokio::test]
+    async fn the_next_address_is_asked_where_one_is_closed_or_silent() {
+        let (silent, asked) = tracker("127.0.0.1", 1, false).await;
+        let (good, _) = tracker("127.0.0.1", 2, true).await;
+        let family = vec![closed("127.0.0.1").await, silent, good];
+        let (from, _) = exchange(family, question(), None, FIRST).await.expect("an answer");
+        assert_eq!((from, asked.load(Ordering::SeqCst)), (good, 1));
+        // Two attempts in all.
+        let (other, others) = tracker("127.0.0.1", 1, false).await;
+        let (third, thirds) = tracker("127.0.0.1", 1, true).await;
+        let end = exchange(vec![silent, other, third], question(), None, Duration::from_millis(50)).await;
+        assert!(matches!(end, Err(AskError::Silent(waited)) if waited == Duration::from_millis(150)), "{end:?}");
+        assert_eq!((others.load(Ordering::SeqCst), thirds.load(Ordering::SeqCst)), (1, 0));
+    }
 }

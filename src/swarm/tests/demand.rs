@@ -241,6 +241,22 @@ fn a_snubbed_peer_keeps_one_request_and_is_forgiven_by_a_block() {
 }
 
 #[test]
+fn a_peer_that_had_nothing_while_it_choked_is_asked_once_it_unchokes() {
+    let mut lab = Lab::new(8, BLOCK, Fill::All);
+    let peer = lab.connect(Character::Scripted, true);
+    lab.says(peer, Message::HaveAll);
+    lab.says(peer, Message::AllowedFast(PieceIndex(3)));
+    let asked = lab.pending(peer);
+    assert_eq!(asked.len(), 1, "what a choked peer may have");
+    lab.deliver(peer, asked[0]);
+    assert_eq!(lab.pending(peer), []);
+    lab.says(peer, Message::AllowedFast(PieceIndex(5)));
+    assert_eq!(lab.pending(peer).len(), 1);
+    lab.says(peer, Message::Unchoke);
+    assert_eq!(lab.pending(peer).len(), 6, "nothing else happens that would make it look again");
+}
+
+#[test]
 fn a_torrent_that_nobody_serves_takes_no_memory() {
     let mut lab = Lab::new(64, 4 * BLOCK, Fill::None);
     lab.open();

@@ -6,6 +6,7 @@ mod demand;
 mod integrity;
 mod model;
 mod readahead;
+mod wanted;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
