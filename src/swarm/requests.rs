@@ -129,7 +129,6 @@ impl Swarm {
         if !peer.refused.is_empty() {
             peer.nothing_in = None;
             self.work = true;
-            peer.nothing_in = None;
             // Kept a while after the time is over, so that the next refusal lasts longer.
             peer.refused.retain(|_, r| r.until + Duration::from_secs(60) > now);
         }
