@@ -88,7 +88,7 @@ impl Stage {
 
     /// Its pieces, in `cells` stretches.
     pub(super) fn piece_map(&self, cells: usize) -> Vec<Cell> {
-        self.session.piece_map(self.key, cells)
+        self.session.piece_map(self.key, cells).unwrap_or_default()
     }
 
     /// Ends all sessions.
