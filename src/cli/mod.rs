@@ -2,6 +2,7 @@
 
 mod background;
 mod create;
+mod demo;
 mod get;
 mod info;
 mod log;
@@ -67,8 +68,8 @@ enum Command {
     Verify(verify::Arguments),
     /// Run a tracker: HTTP and UDP on one port
     Tracker(tracker::Arguments),
-    /// A whole swarm on this machine, mounted (not built yet)
-    Demo(Unbuilt),
+    /// Show a whole swarm on this machine: a tracker, three seeds, and a file that streams through a mount
+    Demo(demo::Arguments),
     /// Add a torrent to a running mount (not built yet)
     Add(Unbuilt),
     /// Remove a torrent from a running mount (not built yet)
@@ -98,7 +99,7 @@ pub fn run() -> ExitCode {
         Command::Get(arguments) => get::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Tracker(arguments) => tracker::run(&arguments).map(|()| ExitCode::SUCCESS),
-        Command::Demo(_) => unbuilt("demo"),
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Add(_) => unbuilt("add"),
         Command::Remove(_) => unbuilt("remove"),
         Command::Status(_) => unbuilt("status"),
