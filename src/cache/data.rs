@@ -176,7 +176,8 @@ impl DataDir {
                 out[part].fill(0);
                 continue;
             }
-            let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).get(&file).map(Arc::clone);
+            let open =
+                self.open.lock().unwrap_or_else(PoisonError::into_inner).get(&(file, Access::Read)).map(Arc::clone);
             let Some(file) = open else { return Ok(false) };
             let length = part.len();
             let slices = &mut [io::IoSliceMut::new(&mut out[part])];

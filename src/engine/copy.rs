@@ -60,11 +60,25 @@ impl DiskCopy {
     /// # Errors
     /// `NotFound` for a piece that is not whole in the copy; whatever reading gives.
     pub(super) fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let end = offset.saturating_add(out.len() as u64);
-        if !self.geometry.pieces_of(offset..end).all(|piece| self.holds(piece)) {
-            return Err(io::Error::new(io::ErrorKind::NotFound, "the copy does not have this piece"));
-        }
+        self.check_held(offset, out.len())?;
         self.data.read_at(offset, out)
+    }
+
+    /// As [`DiskCopy::read_at`], but never waits for a disk: false if it would have to, and `out` is anything then.
+    ///
+    /// # Errors
+    /// As [`DiskCopy::read_at`].
+    pub(super) fn read_cached_at(&self, offset: u64, out: &mut [u8]) -> io::Result<bool> {
+        self.check_held(offset, out.len())?;
+        self.data.read_cached_at(offset, out)
+    }
+
+    fn check_held(&self, offset: u64, length: usize) -> io::Result<()> {
+        let end = offset.saturating_add(length as u64);
+        match self.geometry.pieces_of(offset..end).all(|piece| self.holds(piece)) {
+            true => Ok(()),
+            false => Err(io::Error::new(io::ErrorKind::NotFound, "the copy does not have this piece")),
+        }
     }
 
     /// Reads a piece back and hashes it.

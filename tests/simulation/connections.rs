@@ -42,6 +42,7 @@ impl Pair {
                 upload_slots: 4,
                 max_peers: 200,
                 upload_limit: None,
+                download_limit: None,
                 upload: true,
                 assembly_bytes: 1 << 20,
             };

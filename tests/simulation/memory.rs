@@ -94,6 +94,7 @@ impl Process {
             upload_slots: 4,
             max_peers: 200,
             upload_limit: None,
+            download_limit: None,
             upload: true,
             assembly_bytes: budget,
         };
@@ -238,7 +239,7 @@ impl Process {
     fn transmit(&mut self, t: usize) {
         let (now, torrent) = (self.now, &mut self.torrents[t]);
         let mut out = Vec::new();
-        torrent.swarm.transmit(now, PEER, Room { total: 1 << 20, payload: 0 }, &mut out);
+        torrent.swarm.transmit(now, PEER, Room { total: 1 << 20, payload: 0, requests: usize::MAX }, &mut out);
         for outgoing in out {
             match outgoing {
                 Outgoing::Message(Message::Request(r)) => {
