@@ -1,7 +1,6 @@
 //! `swarmfs get`: whole copies and parts of them, what is there already, what stops it, and what it gives to others.
 
 mod support;
-#[allow(dead_code, reason = "tests/tracker.rs uses the rest")]
 #[path = "support/tracker.rs"]
 mod tracker;
 

@@ -133,11 +133,11 @@ impl Swarm {
     fn allowed(&mut self, now: Instant, key: PeerKey, piece: PieceIndex) {
         if piece.0 >= self.geometry.pieces() {
             self.out_of_range(now, key);
-        } else if let Some(peer) = self.peers.get_mut(&key).filter(|p| p.allowed.len() < ALLOWED) {
-            if peer.allowed.insert(piece) {
-                peer.nothing_in = None;
-                self.work = true;
-            }
+        } else if let Some(peer) = self.peers.get_mut(&key).filter(|p| p.allowed.len() < ALLOWED)
+            && peer.allowed.insert(piece)
+        {
+            peer.nothing_in = None;
+            self.work = true;
         }
     }
 
