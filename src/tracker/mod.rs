@@ -45,10 +45,9 @@ pub struct TrackerConfig {
     pub lifetime: Option<Duration>,
     /// The only torrents that are served (v1's info-hash, or v2's cut to 20 bytes). Default: all.
     pub whitelist: Option<BTreeSet<[u8; 20]>>,
-    /// Torrents at the most; one more pushes out the emptiest. Default 100,000.
+    /// Torrents at the most; one more pushes out the emptiest. Default 50,000.
     pub max_torrents: usize,
-    /// Peers at the most, over all torrents; one more pushes out one of the emptiest torrent. Default 500,000, which
-    /// take some 200 MB.
+    /// Peers at the most, over all torrents; one more pushes out one of the emptiest torrent. Default 300,000.
     pub max_peers: usize,
     /// Peers of one torrent at the most; one more pushes out any other. Default 100,000.
     pub max_torrent_peers: usize,
@@ -66,8 +65,8 @@ impl Default for TrackerConfig {
             interval: Duration::from_secs(30 * 60),
             lifetime: None,
             whitelist: None,
-            max_torrents: 100_000,
-            max_peers: 500_000,
+            max_torrents: 50_000,
+            max_peers: 300_000,
             max_torrent_peers: 100_000,
             max_connections: 500,
             patience: Duration::from_secs(10),
