@@ -42,7 +42,7 @@ fn query(peer: u32) -> AnnounceQuery {
 }
 
 fn ip(peer: u32) -> IpAddr {
-    if peer % 4 == 0 {
+    if peer.is_multiple_of(4) {
         Ipv6Addr::from_bits(0xfd00 << 112 | u128::from(peer)).into()
     } else {
         Ipv4Addr::from_bits(0x0a00_0000 + peer).into()
