@@ -64,6 +64,7 @@ impl Content for SessionContent {
             }
         }
         torrent.tell(Input::Read { id, handle, bytes, deadline });
+        torrent.withdraw_if_gone(id);
     }
 
     fn flush(&self, torrent: TorrentKey, handle: HandleId) {

@@ -38,6 +38,11 @@ impl Reads {
         self.lock().remove(&id)
     }
 
+    /// True if the read waits.
+    pub(super) fn contains(&self, id: ReadId) -> bool {
+        self.lock().contains_key(&id)
+    }
+
     /// Pins a piece to the reads that wait for it.
     pub(super) fn pin(&self, geometry: &Geometry, piece: PieceIndex, data: &Arc<Verified>) {
         for read in self.lock().values_mut() {

@@ -391,11 +391,20 @@ impl Torrent {
                     swarm.handle(now, Input::Lost(piece));
                     swarm.handle(now, input);
                 });
+                self.withdraw_if_gone(id);
             }
             Err(Missing::Unreadable(e)) => {
                 warn!(torrent = %self.meta.name, offset = read.bytes.start, "a piece cannot be read back: {e}");
                 read.reply.error(libc::EIO);
             }
+        }
+    }
+
+    /// After the swarm was told of a parked read: one that was withdrawn a moment before is withdrawn again, since the
+    /// swarm did not know it then. Nothing would hold its pieces, which could push each other out until its deadline.
+    pub(super) fn withdraw_if_gone(&self, id: ReadId) {
+        if !self.reads.contains(id) {
+            self.tell(Input::Withdraw(id));
         }
     }
 

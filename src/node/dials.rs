@@ -42,14 +42,25 @@ enum State {
     Ourselves,
 }
 
+/// How long an address waits though a read starves.
+#[derive(Clone, Copy, Debug)]
+enum Wait {
+    /// Not at all.
+    UntilBoost,
+    /// For as long as its last connection should have lived, and longer each time: it may be a poor link.
+    Short,
+    /// As long as it would anyway.
+    Full,
+}
+
 #[derive(Clone, Debug)]
 struct Known {
     user: bool,
     /// It was connected once.
     worked: bool,
     fails: u32,
-    /// It misbehaved or refused us, so a boost does not shorten its wait.
-    penalised: bool,
+    /// A boost makes it due no sooner: it misbehaved, refused us or closed at once.
+    not_before: Option<Instant>,
     state: State,
     /// Random order among equals.
     tie: u32,
@@ -93,10 +104,14 @@ impl Torrent {
     }
 
     /// After a connection or an attempt has ended: waits as its failures say, or is given up.
-    fn rest(&mut self, now: Instant, addr: SocketAddr, failed: bool, penalised: bool) {
+    fn rest(&mut self, now: Instant, addr: SocketAddr, failed: bool, wait: Wait) {
         self.set(addr, |known| {
             known.fails = if failed { known.fails.saturating_add(1) } else { 0 };
-            known.penalised = penalised;
+            known.not_before = match wait {
+                Wait::UntilBoost => None,
+                Wait::Short => Some(now + (SHORT_LIVED * (1 << known.fails.saturating_sub(1).min(3))).min(RECONNECT)),
+                Wait::Full => Some(now + RECONNECT * known.fails.max(1)),
+            };
             known.state = if known.user {
                 let doublings = known.fails.saturating_sub(1).min(4);
                 State::Waiting(now + (USER_RECONNECT * (1 << doublings)).min(RECONNECT))
@@ -169,7 +184,7 @@ impl Dials {
             }
             let tie = self.rng.random();
             let state = State::Dialling;
-            torrent.known.insert(addr, Known { user, worked: false, fails: 0, penalised: false, state, tie });
+            torrent.known.insert(addr, Known { user, worked: false, fails: 0, not_before: None, state, tie });
             torrent.set(addr, |known| known.state = State::Ready);
         }
     }
@@ -241,21 +256,22 @@ impl Dials {
         let resting = torrent.waiting.iter().map(|entry| entry.1).chain(torrent.given_up.iter().copied());
         for addr in resting.collect::<Vec<_>>() {
             torrent.set(addr, |known| {
-                if known.user || !known.penalised {
-                    known.state = State::Ready;
-                }
+                known.state = match known.not_before.filter(|&at| at > now && !known.user) {
+                    None => State::Ready,
+                    Some(at) => State::Waiting(at),
+                };
             });
         }
     }
 
     /// The attempt failed.
     pub(super) fn failed(&mut self, now: Instant, key: TorrentKey, addr: SocketAddr) {
-        self.end_attempt(now, key, addr, |torrent| torrent.rest(now, addr, true, false));
+        self.end_attempt(now, key, addr, |torrent| torrent.rest(now, addr, true, Wait::UntilBoost));
     }
 
     /// The attempt reached a peer that we do not keep: a ban or a limit. No boost brings it back sooner.
     pub(super) fn turned_away(&mut self, now: Instant, key: TorrentKey, addr: SocketAddr) {
-        self.end_attempt(now, key, addr, |torrent| torrent.rest(now, addr, true, true));
+        self.end_attempt(now, key, addr, |torrent| torrent.rest(now, addr, true, Wait::Full));
     }
 
     /// The attempt reached ourselves.
@@ -308,8 +324,15 @@ impl Dials {
         if let Some(torrent) = self.torrents.get_mut(&key)
             && torrent.known.get(&addr).is_some_and(|known| known.state == State::Connected)
         {
-            let bad = !good || lived < SHORT_LIVED;
-            torrent.rest(now, addr, bad, bad);
+            let short = lived < SHORT_LIVED;
+            let wait = if !good {
+                Wait::Full
+            } else if short {
+                Wait::Short
+            } else {
+                Wait::UntilBoost
+            };
+            torrent.rest(now, addr, !good || short, wait);
         }
     }
 

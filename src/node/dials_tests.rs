@@ -113,8 +113,14 @@ fn a_lost_connection_is_dialled_again_after_a_minute_or_by_a_boost() {
     // One that closes at once is no lost connection.
     dials.connected(base + secs(101), A, peer(0));
     dials.disconnected(base + secs(102), A, peer(0), secs(1), true);
-    dials.boost(base + secs(110), A);
-    assert_eq!(next(&mut dials, base + secs(110)), None);
+    dials.boost(base + secs(111), A);
+    assert_eq!(next(&mut dials, base + secs(111)), None);
+    assert_eq!(next(&mut dials, base + secs(112)), Some((A, peer(0))), "a reader that starves waits for no minute");
+    dials.connected(base + secs(112), A, peer(0));
+    dials.disconnected(base + secs(113), A, peer(0), secs(1), true);
+    dials.boost(base + secs(118), A);
+    assert_eq!(next(&mut dials, base + secs(132)), None, "a second time it waits for longer");
+    assert_eq!(next(&mut dials, base + secs(133)), Some((A, peer(0))));
 }
 
 #[test]

@@ -39,7 +39,8 @@ fn a_reset_in_the_middle_costs_a_reader_no_more_than_a_dial() {
         let mount = world.add(NodeSpec { link: link(MIB, 8 * MIB, 10), loss, readers, ..NodeSpec::default() });
         let summary = every_read_completes(&mut world, secs(300), &[mount]);
         figure("resets: worst wait", seed, world.figures(mount).worst_wait);
-        assert!(world.figures(mount).worst_wait < secs(12), "{summary}");
+        // Connections that both broke within 10 s are waited for, the longer the more often.
+        assert!(world.figures(mount).worst_wait < secs(45), "{summary}");
     });
 }
 

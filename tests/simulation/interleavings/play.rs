@@ -38,6 +38,8 @@ enum Step {
     Try(HandleId, Range<u64>),
     /// What the cache has is pinned to a parked read.
     Pin(ReadId, PieceIndex),
+    /// The swarm was told of a read that may have been withdrawn a moment before.
+    Check(ReadId),
     /// In through the swarm's door; the effects are this thread's next steps.
     Tell(News),
     Carry(Effect),
@@ -341,7 +343,7 @@ impl<'a> Play<'a> {
                     }
                     self.parked.insert(id, Parked { handle, bytes: bytes.clone(), held: BTreeSet::new() });
                     next.extend(pieces.into_iter().map(|piece| Step::Pin(id, piece)));
-                    next.push_back(Step::Tell(News::Read(id, handle, bytes)));
+                    next.extend([Step::Tell(News::Read(id, handle, bytes)), Step::Check(id)]);
                 }
             }
             Step::Pin(id, piece) => {
@@ -376,12 +378,17 @@ impl<'a> Play<'a> {
             Step::Again(id, read, piece) => {
                 let (handle, bytes) = (read.handle, read.bytes.clone());
                 self.parked.insert(id, read);
-                next.push_back(Step::Tell(News::Lost(piece, id, handle, bytes)));
+                next.extend([Step::Tell(News::Lost(piece, id, handle, bytes)), Step::Check(id)]);
             }
             Step::MakeRoom => {
                 // Both are chosen under one lock.
                 let surplus = (self.cache.staying.len() + 1).saturating_sub(self.case.cache);
                 (0..surplus).for_each(|_| self.evict(&mut next));
+            }
+            Step::Check(id) => {
+                if !self.parked.contains_key(&id) {
+                    next.push_back(Step::Tell(News::Withdraw(id)));
+                }
             }
             Step::Remove(piece) => {
                 // It may have come again meanwhile, and is gone once more.
