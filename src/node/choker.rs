@@ -6,10 +6,10 @@
 //! wait of a newcomer counts threefold. So while nobody gives us anything, or all snub us, every slot looks for better
 //! peers (BEP 3, "Anti-snubbing"), and where we are complete all of them go round and give everyone the same.
 //!
-//! A turn is 30 s, time for the other side to notice and to give back. Who could have and did not is served in vain: its
-//! next turn comes after eight times as long as it was served, even if a slot stays empty, for what such a peer gets
-//! would reach others by nobody. That is what a free rider meets at each of us; it does not concern peers that have
-//! nothing we lack, nor any once we are complete.
+//! A turn is 30 s, time for the other side to notice and to give back. A peer that was served and did not is served in
+//! vain: its next turn comes after twenty times as long, even if a slot stays empty until then, because what it gets ends
+//! with it, and while the swarm waits for pieces of a slow origin even a short turn at each of us is all that it needs.
+//! That holds while others give; while nobody does, or we want nothing of anybody, all are served alike.
 //!
 //! A round may come early, because somebody waits and a slot is free. It fills slots and takes none away.
 
@@ -38,8 +38,8 @@ const NEWCOMER: u64 = 3;
 const QUOTA: u64 = 20 * 256 * 1024;
 /// A peer too slow for the quota yields after this all the same, or a few of them would hold a seed for ever.
 const QUOTA_TIME_MAX: Duration = Duration::from_secs(180);
-/// A peer that gives nothing back has been served in vain after a turn, or after a round in which it got so much: a
-/// fast link must not pay for what a slow one takes to find out.
+/// A peer that gives nothing back has been served in vain after a turn, or after half a round if it got so much: a fast
+/// link must not give away a file in the time that a slow one takes to find out.
 const CREDIT: u64 = 1 << 20;
 /// A peer that was served in vain waits so many times as long as it was served.
 const VAIN: u32 = 20;
@@ -96,7 +96,7 @@ impl Memory {
     /// It was served and gave nothing back.
     fn in_vain(&self) -> bool {
         let (time, bytes) = self.in_vain;
-        time >= OPTIMISTIC || (time >= ROUND && bytes >= CREDIT)
+        time >= OPTIMISTIC || (time >= ROUND / 2 && bytes >= CREDIT)
     }
 
     /// What it gives, bytes per second: over the window, or since it began to give in it. A peer that has just unchoked

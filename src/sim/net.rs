@@ -10,8 +10,8 @@ use crate::wire::{ExtendedHandshake, Message};
 
 /// Bytes in a socket that are not on the wire yet. Two blocks: what keeps a link busy and a message's wait short.
 const UNSENT: usize = 2 * (16 * 1024 + 13);
-/// Bytes of one connection that are on their way: TCP's window.
-const WINDOW: usize = 1 << 20;
+/// Bytes of one connection that are on their way: TCP's window, of whole blocks.
+const WINDOW: usize = 64 * (16 * 1024 + 13);
 
 /// One end of a connection.
 #[derive(Clone, Copy, Debug)]
