@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use swarmfs::Config;
-use swarmfs::engine::Session;
+use swarmfs::engine::{AddOptions, Session};
 use swarmfs::fs::{self, MountOptions, Tree};
 use swarmfs::metainfo::Metainfo;
 
@@ -17,7 +17,7 @@ async fn main() -> Result<()> {
 
     let meta = Arc::new(Metainfo::parse(&std::fs::read(&torrent)?)?);
     let session = Session::start(Config::default())?;
-    let key = session.add(Arc::clone(&meta), None)?;
+    let key = session.add(Arc::clone(&meta), AddOptions::default())?;
     let tree = Tree::new(&[(key, meta)]);
     let mounted = fs::mount(tree, session.content(), &mountpoint, &MountOptions::default())?;
     println!("mounted on {}; Ctrl-C ends it", mountpoint.display());

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context, Result};
 use swarmfs::Config;
 use swarmfs::cache::DataDir;
-use swarmfs::engine::{LocalCopy, Session};
+use swarmfs::engine::{AddOptions, LocalCopy, Session};
 use swarmfs::metainfo::Metainfo;
 
 #[tokio::main]
@@ -22,7 +22,7 @@ async fn main() -> Result<()> {
     println!("{} of {} pieces are right", have.iter().filter(|h| **h).count(), have.len());
 
     let session = Session::start(Config::default())?;
-    let key = session.add(meta, Some(LocalCopy { data, have }))?;
+    let key = session.add(meta, AddOptions { copy: Some(LocalCopy { data, have }), ..AddOptions::default() })?;
     tokio::signal::ctrl_c().await?;
     if let Some(totals) = session.totals(key) {
         println!("uploaded {} bytes", totals.uploaded);

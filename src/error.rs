@@ -51,9 +51,23 @@ pub enum Error {
         /// Why, and the way out.
         reason: String,
     },
+    /// A torrent that cannot be made.
+    #[error("{what}: {reason}")]
+    Create {
+        /// The file or the option that stands in the way, as a terminal may have it.
+        what: String,
+        /// Why, and the way out.
+        reason: String,
+    },
+    /// Long work that was told to stop.
+    #[error("stopped before it was done")]
+    Stopped,
     /// The same torrent twice.
     #[error("{0} is here already")]
     Duplicate(crate::metainfo::TorrentId),
+    /// A tracker's interval that is too short.
+    #[error("a tracker's interval of {0:?} is too short: give it 5 s or more")]
+    Interval(std::time::Duration),
     /// The machine refuses something that the process needs.
     #[error("cannot {what}: {cause}")]
     System {
@@ -72,7 +86,8 @@ impl Error {
             Self::Io { cause, .. } | Self::Listen { cause, .. } | Self::System { cause, .. } => {
                 cause.raw_os_error().unwrap_or(libc::EIO)
             }
-            Self::Metainfo { .. } | Self::Data { .. } => libc::EINVAL,
+            Self::Metainfo { .. } | Self::Data { .. } | Self::Create { .. } | Self::Interval(_) => libc::EINVAL,
+            Self::Stopped => libc::EINTR,
             Self::Duplicate(_) => libc::EEXIST,
             Self::Mount { .. } => libc::EIO,
         }

@@ -13,8 +13,11 @@
 //! | [`node`] | pure | what the process decides over all torrents: upload slots, connections, dials, rates, memory |
 //! | [`sim`] | pure | a deterministic swarm on a virtual clock that runs the real Node and Swarm |
 //! | [`cache`] | shell | verified pieces: assembly, memory LRU, a user's own copy |
+//! | [`create`] | shell | torrents made from files |
 //! | [`engine`] | shell | tasks and sockets: session, torrent, peers, announces |
 //! | [`fs`] | shell | the tree of inodes, FUSE, the mount and its end |
+//! | [`tracker`] | shell | the tracker: HTTP and UDP around a registry that is pure |
+//! | [`status`] | | what a torrent is doing, as those who look on see it |
 //! | [`cli`] | shell | one file per command |
 //!
 //! # The purity rule
@@ -30,13 +33,16 @@
 pub mod cache;
 pub mod cli;
 pub mod config;
+pub mod create;
 pub mod engine;
 pub mod error;
 pub mod fs;
 pub mod metainfo;
 pub mod node;
 pub mod sim;
+pub mod status;
 pub mod swarm;
+pub mod tracker;
 pub mod wire;
 
 pub use config::Config;

@@ -245,19 +245,19 @@ impl Partner {
     }
 }
 
-/// How long a mount takes to read all but the last piece from a partner, and what it gave in return.
+/// How long a mount takes to read all but the end from a partner, and what it gave in return.
 fn stream(content: &Arc<Content>, args: &[&str]) -> (Duration, u64) {
     let partner = Partner::start(content);
     let dir = tempfile::tempdir().expect("a directory");
     let torrent = content.torrent.write(dir.path(), None);
-    let mount = mount(&[&torrent]).peer(partner.address).args(args).args(&["-vv"]).start();
+    let mount = mount(&[&torrent]).peer(partner.address).args(args).start();
     let mut file = std::fs::File::open(mount.path("film.mkv")).expect("the file");
-    let mut bytes = vec![0; content.bytes.len() - usize::try_from(content.torrent.piece_length).expect("a piece")];
+    // The kernel reads ahead, and nobody has the last piece.
+    let mut bytes = vec![0; content.bytes.len() - (2 << 20)];
     let start = Instant::now();
     file.read_exact(&mut bytes).expect("its bytes");
     let took = start.elapsed();
     assert!(content.bytes.starts_with(&bytes));
-    std::fs::write("/tmp/partner.log", mount.log()).unwrap();
     (took, partner.got.load(Ordering::Relaxed))
 }
 

@@ -1,84 +1,19 @@
 //! Announces against trackers that answer well, badly or not at all (hardening: T1 to T5 and T7).
 
+#[path = "support/announcing.rs"]
+mod announcing;
 #[path = "support/tracker.rs"]
 mod support;
 
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use announcing::{HASH, SHORT, peer, spawn, spec};
 use support::{Action, Tracker, answer, gzip, gzip_bomb, ok, reply};
-use swarmfs::engine::discovery::{self, AnnounceSpec, Announcer, Deadlines, Progress, TrackerStatus};
+use swarmfs::engine::discovery::AnnounceSpec;
 use swarmfs::wire::PeerId;
-
-const HASH: [u8; 20] = *b"\x00\x01 %&+=~\x7f\x80\xff/?#abcdef";
-
-/// Deadlines that a test can wait for.
-const SHORT: Deadlines = Deadlines {
-    connect: Duration::from_millis(400),
-    receive: Duration::from_millis(400),
-    total: Duration::from_millis(1200),
-    stop: Duration::from_millis(600),
-};
-
-struct Client {
-    announcer: Announcer,
-    found: mpsc::Receiver<Vec<SocketAddr>>,
-    left: Arc<AtomicU64>,
-}
-
-fn spec(tiers: &[&[String]]) -> AnnounceSpec {
-    AnnounceSpec {
-        info_hash: HASH,
-        peer_id: PeerId(*b"-SF0010-abcdefghijkl"),
-        port: 6881,
-        tiers: tiers.iter().map(|tier| tier.to_vec()).collect(),
-        private: false,
-        key: 0x5EED,
-        bind: None,
-        deadlines: Deadlines::default(),
-    }
-}
-
-fn spawn(spec: AnnounceSpec, left: u64) -> Client {
-    let (send, found) = mpsc::channel();
-    let left = Arc::new(AtomicU64::new(left));
-    let shown = Arc::clone(&left);
-    let progress = move || Progress { downloaded: 11, uploaded: 22, left: shown.load(Ordering::SeqCst) };
-    // The receiver goes first when a test ends.
-    let announcer = discovery::spawn(spec, Arc::new(progress), Arc::new(move |peers| drop(send.send(peers))));
-    Client { announcer, found, left }
-}
-
-impl Client {
-    fn peers(&self) -> Vec<SocketAddr> {
-        self.found.recv_timeout(Duration::from_secs(15)).expect("peers")
-    }
-
-    /// The trackers' status once it satisfies `good`.
-    fn status(&self, good: impl Fn(&[TrackerStatus]) -> bool) -> Vec<TrackerStatus> {
-        let until = Instant::now() + Duration::from_secs(15);
-        loop {
-            let status = self.announcer.status();
-            if good(&status) {
-                return status;
-            }
-            assert!(Instant::now() < until, "{status:#?}");
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    }
-
-    /// The first tracker's error, once it has one.
-    fn error(&self) -> String {
-        self.status(|s| s[0].error.is_some())[0].error.clone().unwrap_or_default()
-    }
-}
-
-fn peer(n: u8) -> SocketAddr {
-    SocketAddr::from(([10, 0, 0, n], 7000))
-}
 
 fn good() -> Tracker {
     Tracker::answering(reply("8:intervali1800e", &[peer(1)]))
@@ -330,12 +265,12 @@ async fn wanted_peers_come_at_the_min_interval() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_not_built_is_shown_and_passed_over() {
+async fn what_cannot_be_used_is_shown_and_passed_over() {
     let good = good();
     let tiers: [&[String]; 3] = [
-        &["udp://127.0.0.1:9/announce".to_owned()],
+        &["udp://127.0.0.1/announce".to_owned()],
         &["wss://127.0.0.1:9".to_owned(), "nonsense".to_owned()],
-        &[good.announce(), "udp://127.0.0.1:9/announce".to_owned()],
+        &[good.announce(), "wss://127.0.0.1:9".to_owned()],
     ];
     let client = spawn(spec(&tiers), 5);
     assert_eq!(client.peers(), [peer(1)]);
@@ -343,12 +278,7 @@ async fn what_is_not_built_is_shown_and_passed_over() {
     let errors: Vec<_> = status.iter().map(|s| s.error.as_deref()).collect();
     assert_eq!(
         errors,
-        [
-            Some("UDP trackers are not built yet"),
-            Some("WebTorrent trackers are not built yet"),
-            Some("it is not a URL"),
-            None
-        ],
+        [Some("it names no port"), Some("WebTorrent trackers are not built yet"), Some("it is not a URL"), None],
         "and the repeated one counts once"
     );
 }

@@ -1,34 +1,41 @@
 //! A user's own copy of a torrent, in the layout that other clients make: `dir/name` for a single file, `dir/name/path`
-//! for the files of a directory. Read only. What lies there is untrusted until [`DataDir::verify`] has hashed it: files
-//! may be missing, short, wrong, or links and devices with the right name.
+//! for the files of a directory. What lies there is untrusted until [`DataDir::verify`] has hashed it: files may be
+//! missing, short, wrong, or links and devices with the right name. How a copy is made and written is in `data_write`.
 
 use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lru::LruCache;
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
-use rustix::io::Errno;
+use rustix::fs::{CWD, Mode, OFlags};
 
+use super::beneath::{Access, open_file};
 use crate::error::{Error, Result};
-use crate::metainfo::{FileKind, Metainfo};
+use crate::metainfo::{FileKind, Geometry, Metainfo};
 
 /// Files that [`DataDir::read_at`] keeps open: with `ulimit -n 256` there must be room for peers.
 const OPEN_FILES: NonZeroUsize = NonZeroUsize::new(40).expect("not 0");
 
-/// A user's own copy of a torrent, in the user's layout, read only.
+/// What other clients add to the name of a file that is not complete.
+const UNFINISHED: [(&str, &str); 2] = [(".!qB", "qBittorrent"), (".part", "Transmission")];
+
+/// A user's own copy of a torrent, in the user's layout: to read ([`DataDir::open`]), or to write as well
+/// ([`DataDir::create`]).
 #[derive(Debug)]
 pub struct DataDir {
-    root: OwnedFd,
-    total: u64,
+    pub(super) root: OwnedFd,
+    /// The root's path, for messages.
+    pub(super) place: PathBuf,
+    pub(super) geometry: Geometry,
     /// In torrent order, empty ones left out, so that the ends rise strictly.
-    files: Box<[Entry]>,
-    open: Mutex<LruCache<usize, Arc<File>>>,
+    pub(super) files: Box<[Entry]>,
+    pub(super) writable: bool,
+    open: Mutex<LruCache<(usize, Access), Arc<File>>>,
 }
 
 /// A file that holds bytes of the torrent.
@@ -36,11 +43,13 @@ pub struct DataDir {
 pub(super) struct Entry {
     offset: u64,
     length: u64,
-    source: Source,
+    pub(super) source: Source,
+    /// False if nothing is to be written to it.
+    pub(super) wanted: bool,
 }
 
 #[derive(Debug)]
-enum Source {
+pub(super) enum Source {
     /// A path below the root.
     File(Box<str>),
     /// Padding (BEP 47).
@@ -69,13 +78,7 @@ impl DataDir {
     pub fn open(meta: &Metainfo, dir: &Path) -> Result<Self> {
         let io_error = |source| Error::Io { path: dir.into(), what: "open", cause: source };
         let dir = std::fs::canonicalize(dir).map_err(io_error)?;
-        let nothing_there = |path: PathBuf| Error::Data {
-            path,
-            reason: format!(
-                "none of the files of the torrent \"{}\" is there; --data must name the directory that holds \"{0}\"",
-                meta.name
-            ),
-        };
+        refuse_mount(&dir)?;
         let places = if !meta.single_file {
             vec![(dir.join(&meta.name), None), (dir.clone(), None)]
         } else if dir.is_dir() {
@@ -84,23 +87,32 @@ impl DataDir {
             let name = dir.file_name().and_then(|name| name.to_str());
             dir.parent().zip(name).map(|(parent, name)| (parent.into(), Some(name))).into_iter().collect()
         };
-        let mut trouble = None;
+        let (mut trouble, mut unfinished) = (None, None);
         for (root, name) in places {
             // A place that is not a directory, or not ours to read, leaves the other one.
             let Ok(data) = Self::at(meta, &root, name) else { continue };
             match data.any_there() {
                 Ok(true) => return Ok(data),
-                Ok(false) => {}
+                Ok(false) => unfinished = unfinished.or_else(|| data.any_unfinished()),
                 Err((path, source)) => trouble = Some(Error::Io { path: root.join(path), what: "open", cause: source }),
             }
         }
-        Err(trouble.unwrap_or_else(|| nothing_there(dir.join(&meta.name))))
+        Err(trouble.unwrap_or_else(|| Error::Data {
+            path: dir.join(&meta.name),
+            reason: unfinished.unwrap_or_else(|| {
+                let name = &meta.name;
+                format!(
+                    "none of the files of the torrent \"{name}\" is there; --data must name the directory that holds \
+                     \"{name}\""
+                )
+            }),
+        }))
     }
 
-    /// The copy whose files lie below `root`; a single file's path is `name`.
-    fn at(meta: &Metainfo, root: &Path, name: Option<&str>) -> io::Result<Self> {
+    /// The copy whose files lie below `root`; a single file's path is `name`. Nothing is looked for yet.
+    pub(crate) fn at(meta: &Metainfo, place: &Path, name: Option<&str>) -> io::Result<Self> {
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-        let root = rustix::fs::openat(CWD, root, flags, Mode::empty())?;
+        let root = rustix::fs::openat(CWD, place, flags, Mode::empty())?;
         let entries = meta.files.iter().filter(|file| file.length > 0).map(|file| {
             let path = name.map_or_else(|| file.path.clone(), Into::into);
             let source = match file.kind {
@@ -108,10 +120,16 @@ impl DataDir {
                 FileKind::Pad => Source::Zeros,
                 FileKind::Symlink { .. } | FileKind::Hidden => Source::Nothing(path),
             };
-            Entry { offset: file.offset, length: file.length, source }
+            Entry { offset: file.offset, length: file.length, source, wanted: true }
         });
-        let (total, files) = (meta.geometry.total(), entries.collect());
-        Ok(Self { root, total, files, open: Mutex::new(LruCache::new(OPEN_FILES)) })
+        Ok(Self {
+            root,
+            place: place.into(),
+            geometry: meta.geometry,
+            files: entries.collect(),
+            writable: false,
+            open: Mutex::new(LruCache::new(OPEN_FILES)),
+        })
     }
 
     /// True if a file of the torrent is there, or if it has none but padding. An error is that of a file which is there
@@ -121,7 +139,7 @@ impl DataDir {
         for file in &self.files {
             let Source::File(path) = &file.source else { continue };
             none = false;
-            match self.open_file(file) {
+            match open_file(&self.root, path, Access::Read) {
                 Ok(_) => return Ok(true),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => trouble = trouble.or(Some((&**path, error))),
@@ -138,7 +156,7 @@ impl DataDir {
     pub fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         for span in self.spans(offset, out.len()) {
             let Span { file, at, part } = span?;
-            if let Some(file) = self.handle(file)? {
+            if let Some(file) = self.handle(file, Access::Read)? {
                 file.read_exact_at(&mut out[part], at)?;
             } else {
                 out[part].fill(0);
@@ -158,7 +176,8 @@ impl DataDir {
                 out[part].fill(0);
                 continue;
             }
-            let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).get(&file).map(Arc::clone);
+            let open =
+                self.open.lock().unwrap_or_else(PoisonError::into_inner).get(&(file, Access::Read)).map(Arc::clone);
             let Some(file) = open else { return Ok(false) };
             let length = part.len();
             let slices = &mut [io::IoSliceMut::new(&mut out[part])];
@@ -173,7 +192,7 @@ impl DataDir {
 
     /// Bytes of the torrent.
     pub(super) fn total(&self) -> u64 {
-        self.total
+        self.geometry.total()
     }
 
     /// The files' parts of a range of the torrent, in order. An error ends it.
@@ -198,9 +217,24 @@ impl DataDir {
     }
 
     /// Opens a file anew; `None` if it is padding.
-    pub(super) fn open_index(&self, index: usize) -> io::Result<Option<File>> {
-        let file = self.files.get(index).ok_or(io::ErrorKind::NotFound)?;
-        if matches!(file.source, Source::Zeros) { Ok(None) } else { self.open_file(file).map(Some) }
+    pub(super) fn open_index(&self, index: usize, access: Access) -> io::Result<Option<File>> {
+        match self.files.get(index).map(|file| &file.source) {
+            Some(Source::Zeros) => Ok(None),
+            Some(Source::File(path)) => open_file(&self.root, path, access).map(Some),
+            _ => Err(io::Error::new(io::ErrorKind::NotFound, "not a regular file of the torrent")),
+        }
+    }
+
+    /// What another client calls this file while it is not complete, if that is there.
+    pub(super) fn unfinished(&self, index: usize) -> Option<String> {
+        let Source::File(path) = &self.files.get(index)?.source else { return None };
+        let there = |suffix: &str| open_file(&self.root, &format!("{path}{suffix}"), Access::Read).is_ok();
+        let (suffix, client) = UNFINISHED.into_iter().find(|(suffix, _)| there(suffix))?;
+        Some(format!("only \"{path}{suffix}\" is there: {client} has not finished it"))
+    }
+
+    fn any_unfinished(&self) -> Option<String> {
+        (0..self.files.len()).find_map(|index| self.unfinished(index))
     }
 
     /// A file's path below the root; `None` if it is padding.
@@ -212,28 +246,15 @@ impl DataDir {
     }
 
     /// The file from those that are open; `None` if it is padding.
-    fn handle(&self, index: usize) -> io::Result<Option<Arc<File>>> {
+    pub(super) fn handle(&self, index: usize, access: Access) -> io::Result<Option<Arc<File>>> {
         let lock = || self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = lock().get(&index) {
+        if let Some(file) = lock().get(&(index, access)) {
             return Ok(Some(Arc::clone(file)));
         }
-        let Some(file) = self.open_index(index)?.map(Arc::new) else { return Ok(None) };
-        let oldest = lock().push(index, Arc::clone(&file));
+        let Some(file) = self.open_index(index, access)?.map(Arc::new) else { return Ok(None) };
+        let oldest = lock().push((index, access), Arc::clone(&file));
         drop(oldest); // closed outside the lock
         Ok(Some(file))
-    }
-
-    fn open_file(&self, file: &Entry) -> io::Result<File> {
-        let Source::File(path) = &file.source else {
-            return Err(io::Error::new(io::ErrorKind::NotFound, "not a regular file of the torrent"));
-        };
-        // NONBLOCK: a FIFO of this name must not hold us; it means nothing for regular files.
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
-        let opened: File = open_beneath(self.root.as_fd(), path, flags)?.into();
-        if !opened.metadata()?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-        }
-        Ok(opened)
     }
 }
 
@@ -243,36 +264,16 @@ impl Entry {
     }
 }
 
-/// Opens a path that must not lead out of `root`, by `..` or by a symlink.
-fn open_beneath(root: impl AsFd, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    match rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve) {
-        // Before Linux 5.6, or in a sandbox that does not know the call: every component by hand, no symlink at all.
-        Err(Errno::NOSYS | Errno::PERM) => open_by_component(root, path, flags),
-        // EAGAIN: something was renamed meanwhile.
-        Err(Errno::AGAIN) => rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve),
-        result => result,
+/// Refuses a path inside of a mount of ours: to read it would ask the swarm for what is to be given to it.
+pub(super) fn refuse_mount(path: &Path) -> Result<()> {
+    if crate::fs::mountinfo::within_ours(path) {
+        let reason = "it lies in a mount of swarmfs; name a directory on a disk".into();
+        return Err(Error::Data { path: path.into(), reason });
     }
-}
-
-fn open_by_component(root: impl AsFd, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-    let directory = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let (parents, name) = path.rsplit_once('/').map_or((None, path), |(parents, name)| (Some(parents), name));
-    let mut parent = rustix::io::fcntl_dupfd_cloexec(root, 0)?;
-    for component in parents.into_iter().flat_map(|parents| parents.split('/')) {
-        parent = open_component(&parent, component, directory)?;
-    }
-    open_component(&parent, name, flags | OFlags::NOFOLLOW)
-}
-
-fn open_component(parent: &OwnedFd, name: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-    if matches!(name, "" | "." | "..") {
-        return Err(Errno::XDEV);
-    }
-    rustix::fs::openat(parent, name, flags, Mode::empty())
+    Ok(())
 }
 
 #[cfg(test)]
 #[expect(clippy::cast_possible_truncation, reason = "the sizes of a test are small")]
 #[path = "data_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -1,9 +1,11 @@
-//! Verified pieces: assembled and hashed, kept in memory in LRU order under a byte budget, or read from a user's own
-//! copy. Nothing here knows a peer or a reader. The disk store will be a further place that [`Verified`] pieces come
-//! from (`from_store`), below the memory and under the same budget.
+//! Verified pieces: assembled and hashed, kept in memory in LRU order under a byte budget, written to a user's own copy
+//! or read from it. Nothing here knows a peer or a reader. The disk store will be a further place that [`Verified`]
+//! pieces come from (`from_store`), below the memory and under the same budget.
 
 mod assembly;
+mod beneath;
 mod data;
+mod data_write;
 mod memory;
 mod place;
 mod verified;

@@ -5,21 +5,36 @@ use std::path::Path;
 
 use serde::{Serialize, Serializer};
 
+use super::scrape::{self, Scraped};
 use super::source;
 use crate::Error;
 use crate::metainfo::{File, FileKind, Metainfo};
 
-/// Prints what is in the torrent at `path`, for people or, with `json`, for programs.
+/// Prints what is in the torrent at `path`, for people or, with `json`, for programs; with `scrape`, what its trackers
+/// say of it, too.
 ///
 /// # Errors
-/// One sentence if `path` cannot be read or is refused. A reader of the output that goes away is no error.
-pub(crate) fn run(path: &Path, json: bool) -> anyhow::Result<()> {
+/// One sentence if `path` cannot be read or is refused, or if `scrape` finds no tracker that answers. A reader of the
+/// output that goes away is no error.
+pub(crate) fn run(path: &Path, json: bool, scrape: bool) -> anyhow::Result<()> {
     let meta = source::read(path)?;
+    let scraped = if scrape { Some(scrape::all(&meta)?) } else { None };
     let mut out = BufWriter::new(io::stdout().lock());
-    let printed = if json { print_json(&meta, &mut out) } else { print_text(&meta, &mut out) };
+    let printed = if json { print_json(&meta, scraped.as_deref(), &mut out) } else { print_text(&meta, &mut out) };
+    let printed = printed.and_then(|()| match &scraped {
+        Some(scraped) if !json => scrape::print(scraped, &mut out),
+        _ => Ok(()),
+    });
     match printed.and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Error::System { what: "write to the standard output", cause: error }.into())
+            return Err(Error::System { what: "write to the standard output", cause: error }.into());
+        }
+        _ => {}
+    }
+    match scraped {
+        Some(scraped) if scraped.is_empty() => anyhow::bail!("{}: it names no tracker", path.display()),
+        Some(scraped) if !scraped.iter().any(Scraped::answered) => {
+            anyhow::bail!("{}: none of its trackers answers", path.display())
         }
         _ => Ok(()),
     }
@@ -75,7 +90,7 @@ fn print_text(meta: &Metainfo, out: &mut impl Write) -> io::Result<()> {
     }
 }
 
-fn print_json(meta: &Metainfo, out: &mut impl Write) -> io::Result<()> {
+fn print_json(meta: &Metainfo, scraped: Option<&[Scraped]>, out: &mut impl Write) -> io::Result<()> {
     #[derive(Serialize)]
     struct Info<'a> {
         name: &'a str,
@@ -93,6 +108,8 @@ fn print_json(meta: &Metainfo, out: &mut impl Write) -> io::Result<()> {
         web_seeds: &'a [String],
         #[serde(serialize_with = "list")]
         files: &'a [File],
+        #[serde(skip_serializing_if = "Option::is_none")]
+        scrape: Option<&'a [Scraped]>,
     }
     #[derive(Serialize)]
     struct Entry<'a> {
@@ -129,6 +146,7 @@ fn print_json(meta: &Metainfo, out: &mut impl Write) -> io::Result<()> {
         trackers: &meta.trackers,
         web_seeds: &meta.web_seeds,
         files: &meta.files,
+        scrape: scraped,
     };
     serde_json::to_writer_pretty(&mut *out, &info)?;
     writeln!(out)
@@ -156,7 +174,7 @@ pub(super) fn escaped(text: &str) -> String {
 }
 
 /// Bytes as people read them: `1.4 GiB`.
-fn human(bytes: u64) -> String {
+pub(super) fn human(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if bytes < 1024 {
         return format!("{bytes} B");

@@ -1,17 +1,27 @@
 //! The command line: one file per command. Errors are one sentence on stderr; exit code 1 for failures, 2 for usage.
 
 mod background;
+mod create;
+mod demo;
+mod get;
 mod info;
 mod log;
 mod mount;
 mod options;
+mod out_file;
 mod progress;
+mod rules;
+mod scrape;
 mod seed;
+mod selection;
 mod source;
+mod tracker;
 mod unmount;
 mod values;
+mod verify;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -38,6 +48,9 @@ enum Command {
         /// For programs: one JSON object
         #[arg(long)]
         json: bool,
+        /// Ask its trackers for their seeds and leechers; exit code 1 if none of them answers
+        #[arg(long)]
+        scrape: bool,
     },
     /// Unmount a swarmfs mount
     Unmount {
@@ -47,16 +60,16 @@ enum Command {
         #[arg(long)]
         lazy: bool,
     },
-    /// Make a .torrent file (not built yet)
-    Create(Unbuilt),
-    /// Fetch a copy (not built yet)
-    Get(Unbuilt),
-    /// Check a copy (not built yet)
-    Verify(Unbuilt),
-    /// Run a tracker (not built yet)
-    Tracker(Unbuilt),
-    /// A whole swarm on this machine, mounted (not built yet)
-    Demo(Unbuilt),
+    /// Make a .torrent file
+    Create(create::Arguments),
+    /// Fetch a copy of a torrent, or of some of its files
+    Get(get::Arguments),
+    /// Compare a copy with its torrent
+    Verify(verify::Arguments),
+    /// Run a tracker: HTTP and UDP on one port
+    Tracker(tracker::Arguments),
+    /// Show a whole swarm on this machine: a tracker, three seeds, and a file that streams through a mount
+    Demo(demo::Arguments),
     /// Add a torrent to a running mount (not built yet)
     Add(Unbuilt),
     /// Remove a torrent from a running mount (not built yet)
@@ -80,13 +93,13 @@ pub fn run() -> ExitCode {
     let result = match arguments.command {
         Command::Mount(arguments) => mount::run(&arguments),
         Command::Seed(arguments) => seed::run(&arguments).map(|()| ExitCode::SUCCESS),
-        Command::Info { source, json } => info::run(&source, json).map(|()| ExitCode::SUCCESS),
+        Command::Info { source, json, scrape } => info::run(&source, json, scrape).map(|()| ExitCode::SUCCESS),
         Command::Unmount { mountpoint, lazy } => unmount::run(&mountpoint, lazy).map(|()| ExitCode::SUCCESS),
-        Command::Create(_) => unbuilt("create"),
-        Command::Get(_) => unbuilt("get"),
-        Command::Verify(_) => unbuilt("verify"),
-        Command::Tracker(_) => unbuilt("tracker"),
-        Command::Demo(_) => unbuilt("demo"),
+        Command::Create(arguments) => create::run(&arguments),
+        Command::Get(arguments) => get::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
+        Command::Tracker(arguments) => tracker::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Add(_) => unbuilt("add"),
         Command::Remove(_) => unbuilt("remove"),
         Command::Status(_) => unbuilt("status"),
@@ -95,6 +108,11 @@ pub fn run() -> ExitCode {
         eprintln!("swarmfs: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+/// A line for people. Nobody may be there to read it.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// A command line that makes no sense: says so as clap does, with exit code 2.

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::background::{self, Role};
 use super::{log, options, source};
 use crate::config::Config;
-use crate::engine::Session;
+use crate::engine::{AddOptions, Session};
 use crate::error::Error;
 use crate::fs::{self, MountOptions, Tree};
 use crate::metainfo::Metainfo;
@@ -121,7 +121,7 @@ async fn mount(
     let session = Session::start(config)?;
     let torrents = metas
         .into_iter()
-        .map(|meta| session.add(Arc::clone(&meta), None).map(|key| (key, meta)))
+        .map(|meta| session.add(Arc::clone(&meta), AddOptions::default()).map(|key| (key, meta)))
         .collect::<Result<Vec<_>, Error>>()?;
     let tree = Tree::new(&torrents);
     let content = session.content();

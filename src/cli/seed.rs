@@ -1,6 +1,5 @@
-//! `swarmfs seed`: checks a copy, then serves it until Ctrl-C.
+//! `swarmfs seed`: checks a copy, then serves it until Ctrl-C or until it has given enough.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -8,11 +7,13 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context, Result, bail};
 use tracing::warn;
 
+use super::info::{escaped, human};
 use super::mount::Ending;
-use super::{log, options, progress, source};
+use super::rules::StopRules;
+use super::{log, options, progress, say, source};
 use crate::cache::DataDir;
 use crate::config::{Config, Fill};
-use crate::engine::{LocalCopy, Session};
+use crate::engine::{AddOptions, LocalCopy, Session};
 
 /// The command's arguments.
 #[derive(Debug, clap::Args)]
@@ -22,6 +23,8 @@ pub(crate) struct Arguments {
     /// The directory that holds the copy
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
+    #[command(flatten)]
+    rules: StopRules,
     #[command(flatten)]
     network: options::Network,
     #[command(flatten)]
@@ -41,32 +44,34 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     bar.finish_and_clear();
     let pieces = meta.geometry.pieces();
     let good = report.have.iter().filter(|h| **h).count();
+    let name = escaped(&meta.name);
     if good == 0 {
         let why =
             report.bad_files.first().map_or_else(String::new, |(path, why)| format!(" ({}: {why})", path.display()));
-        bail!("{} does not hold {}: no piece of it is right{why}", arguments.data.display(), meta.name);
+        bail!("{} does not hold {name}: no piece of it is right{why}", arguments.data.display());
     }
     let meta = Arc::new(meta);
-    let config = Config { fill: Fill::None, data: Some(arguments.data.clone()), ..arguments.network.config() };
+    let config = Config { fill: Fill::All, data: Some(arguments.data.clone()), ..arguments.network.config() };
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     runtime.block_on(async {
         let mut ending = Ending::watch()?;
         let session = Session::start(config)?;
-        session.add(Arc::clone(&meta), Some(LocalCopy { data, have: report.have }))?;
+        // Nothing is wanted: what is there is given, and what is missing stays so.
+        let copy = Some(LocalCopy { data, have: report.have });
+        let torrent = session.add(Arc::clone(&meta), AddOptions { copy, wanted: Some(Vec::new()) })?;
         for (path, why) in &report.bad_files {
             warn!("{}: {why}", path.display());
         }
-        // Nobody may be there to read it.
-        let _ = writeln!(
-            std::io::stderr(),
-            "seeding {} ({good} of {pieces} pieces) on port {}; Ctrl-C ends it",
-            meta.name.escape_debug(),
-            session.port()
-        );
-        ending.signal().await;
-        let stop = session.stop();
+        say(&format!("seeding {name} ({good} of {pieces} pieces) on port {}; Ctrl-C ends it", session.port()));
+        let bar = progress::seeding_bar(&meta.name);
+        let enough = arguments.rules.seed(&session, torrent, report.good, &bar, &mut ending).await;
+        bar.finish_and_clear();
+        if enough {
+            let given = session.totals(torrent).map_or(0, |totals| totals.uploaded);
+            say(&format!("{} of {name} were given to others", human(given)));
+        }
         tokio::select! {
-            () = stop => {}
+            () = session.stop() => {}
             () = ending.signal() => {}
         }
         anyhow::Ok(())

@@ -69,16 +69,37 @@ pub(crate) fn time(text: &str) -> Result<Duration, String> {
     if seconds > 0.0 && seconds < 31_536_000.0 { Ok(Duration::from_secs_f64(seconds)) } else { Err(wrong()) }
 }
 
+/// A share ratio: a number above 0.
+///
+/// # Errors
+/// A sentence for the user.
+pub(crate) fn ratio(text: &str) -> Result<f64, String> {
+    let ratio = text.parse::<f64>().ok().filter(|ratio| *ratio > 0.0 && ratio.is_finite());
+    ratio.ok_or_else(|| format!("`{text}` is no ratio: write a number above 0, like 1.5"))
+}
+
 /// An address to listen on: `ADDR:PORT`, `:PORT` or `PORT` on every address, `ADDR` with port 6881.
 ///
 /// # Errors
 /// A sentence for the user.
 pub(crate) fn listen(text: &str) -> Result<SocketAddr, String> {
+    address(text, 6881)
+}
+
+/// As [`listen`], with a tracker's port 6969.
+///
+/// # Errors
+/// A sentence for the user.
+pub(crate) fn tracker_listen(text: &str) -> Result<SocketAddr, String> {
+    address(text, 6969)
+}
+
+fn address(text: &str, port: u16) -> Result<SocketAddr, String> {
     let any = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
     text.parse()
         .or_else(|_| text.strip_prefix(':').unwrap_or(text).parse().map(|port| SocketAddr::new(any, port)))
-        .or_else(|_| text.trim_matches(['[', ']']).parse().map(|ip| SocketAddr::new(ip, 6881)))
-        .map_err(|_| format!("`{text}` is no address: write ADDR:PORT, like 192.0.2.1:6881 or [::]:6881"))
+        .or_else(|_| text.trim_matches(['[', ']']).parse().map(|ip| SocketAddr::new(ip, port)))
+        .map_err(|_| format!("`{text}` is no address: write ADDR:PORT, like 192.0.2.1:{port} or [::]:{port}"))
 }
 
 #[cfg(test)]
@@ -116,6 +137,10 @@ mod tests {
             assert!(time(text).is_err(), "{text}");
         }
         assert!(memory("4KiB").is_err());
+        assert_eq!(ratio("0.5"), Ok(0.5));
+        for text in ["0", "-1", "nan", "inf", "", "1:2"] {
+            assert!(ratio(text).is_err(), "{text}");
+        }
     }
 
     #[test]
@@ -130,6 +155,7 @@ mod tests {
         ] {
             assert_eq!(listen(text).map(|a| a.to_string()), Ok(addr.to_owned()), "{text}");
         }
+        assert_eq!(tracker_listen("::1").map(|a| a.to_string()), Ok("[::1]:6969".to_owned()));
         assert!(listen("localhost:http").is_err());
     }
 }

@@ -6,6 +6,7 @@
 mod chunks;
 mod connect;
 mod content;
+mod copy;
 pub mod discovery;
 mod handshake;
 mod listen;
@@ -18,4 +19,4 @@ mod session;
 mod torrent;
 
 pub use content::{Bytes, Content, Reply};
-pub use session::{LocalCopy, Session};
+pub use session::{AddOptions, LocalCopy, Session};

@@ -34,7 +34,7 @@ impl Content for SessionContent {
             return None;
         }
         let torrent = self.0.torrent(torrent)?;
-        let found = gather(&torrent.meta.geometry, bytes, |piece| self.0.cache.get(torrent.key, piece)).ok()?;
+        let found = gather(&torrent.meta.geometry, bytes, |piece| torrent.find(piece)).ok()?;
         // Read-ahead is told once a piece, not once a read.
         let piece = u64::from(torrent.meta.geometry.piece_at(bytes.end - 1).0);
         let told = torrent

@@ -126,7 +126,7 @@ impl Peer {
             reqq: Some(super::session::REQQ),
             client: Some(concat!("swarmfs ", env!("CARGO_PKG_VERSION")).to_owned()),
             listen_port: Some(self.torrent.shared.port),
-            upload_only: self.torrent.look(Swarm::complete),
+            upload_only: self.torrent.look(Swarm::seeding),
             yourip: Some(self.addr.ip()),
             ..ExtendedHandshake::default()
         };

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -15,6 +16,7 @@ use tracing::{debug, info};
 use super::chunks::Chunks;
 use super::connect::{accept, decide};
 use super::content::Content;
+use super::copy::DiskCopy;
 use super::discovery::{AnnounceSpec, Deadlines};
 use super::listen;
 use super::mounted::SessionContent;
@@ -24,7 +26,8 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::metainfo::Metainfo;
 use crate::node::{Limits, Node, Source};
-use crate::swarm::{Input, Setup, Swarm, TorrentKey, Totals};
+use crate::status::Snapshot;
+use crate::swarm::{Cell, Input, Setup, Swarm, TorrentKey, Totals};
 use crate::wire::PeerId;
 
 /// Requests that we hold for one peer, and tell it so (BEP 10). Measured with Transmission as the leecher: told 500, it
@@ -32,6 +35,9 @@ use crate::wire::PeerId;
 pub(super) const REQQ: u32 = 2000;
 /// Fits under the 5 s that an end may take, beside the unmount.
 const STOP_ANNOUNCE: Duration = Duration::from_secs(3);
+/// Of this, what a tracker has to take `completed`, and how often it is looked whether it did.
+const COMPLETED_ANNOUNCE: Duration = Duration::from_secs(2);
+const TOLD_LOOK: Duration = Duration::from_millis(10);
 
 /// A user's own copy of a torrent and which of its pieces passed their hash.
 #[derive(Debug)]
@@ -40,6 +46,16 @@ pub struct LocalCopy {
     pub data: DataDir,
     /// Per piece: it is there and right.
     pub have: Vec<bool>,
+}
+
+/// How a torrent is added.
+#[derive(Debug, Default)]
+pub struct AddOptions {
+    /// A copy on disk. Pieces that it has are served from it; others are written to it if it is
+    /// [`writable`](DataDir::writable).
+    pub copy: Option<LocalCopy>,
+    /// The torrent bytes that [`Fill::All`](crate::config::Fill::All) fetches, rounded up to pieces; none: all of them.
+    pub wanted: Option<Vec<Range<u64>>>,
 }
 
 /// What all tasks share.
@@ -103,11 +119,13 @@ impl Shared {
     }
 
     /// Evicts the least recently used pieces until what is cached and what is granted to unfinished pieces fit into the
-    /// memory. Each swarm hears of an eviction before the bytes go.
+    /// memory. Each swarm hears of an eviction before the bytes go; what is in a copy on disk stays all the same.
     pub(super) fn make_room(&self) {
         let assembling = self.node().assembling();
         for (key, victim) in self.cache.make_room(assembling) {
-            if let Some(torrent) = self.torrent(key) {
+            if let Some(torrent) = self.torrent(key)
+                && !torrent.data.as_ref().is_some_and(|copy| copy.holds(victim))
+            {
                 torrent.tell(Input::Evicted(victim));
             }
             self.cache.remove(key, victim);
@@ -133,8 +151,7 @@ impl Shared {
     /// Gives every torrent's peers to the choker and tells each torrent who is unchoked.
     pub(super) fn rechoke(&self, now: Instant) {
         let torrents = self.all();
-        let candidates: Vec<_> =
-            torrents.iter().map(|t| t.look(|s| (t.key, s.complete(), s.candidates(now)))).collect();
+        let candidates: Vec<_> = torrents.iter().map(|t| t.look(|s| (t.key, s.seeding(), s.candidates(now)))).collect();
         let unchoked = self.node().rechoke(now, &candidates);
         for (key, peers) in unchoked {
             if let Some(torrent) = self.torrent(key) {
@@ -208,8 +225,9 @@ impl Session {
     /// Adds a torrent: it is announced and its peers are dialled from now on.
     ///
     /// # Errors
-    /// [`Error::Duplicate`] if it is here already.
-    pub fn add(&self, meta: Arc<Metainfo>, copy: Option<LocalCopy>) -> Result<TorrentKey> {
+    /// [`Error::Duplicate`] if it is here already, [`Error::System`] if there is no thread to write a copy.
+    pub fn add(&self, meta: Arc<Metainfo>, options: AddOptions) -> Result<TorrentKey> {
+        let AddOptions { copy, wanted } = options;
         let shared = &self.shared;
         let info_hash = meta.id.wire();
         let key = TorrentKey(shared.next_torrent.fetch_add(1, Ordering::Relaxed));
@@ -231,6 +249,8 @@ impl Session {
                 .collect(),
             complete,
             fill: shared.config.fill,
+            wanted: wanted.map(|bytes| bytes.into_iter().filter_map(|bytes| meta.geometry.covering(bytes)).collect()),
+            copy: copy.is_some(),
             upload: shared.config.upload,
             reqq: REQQ,
             info_hash,
@@ -240,8 +260,13 @@ impl Session {
         if shared.config.download_limit.is_some() {
             swarm.limit_download();
         }
-        let (data, have) = copy.map_or((None, Vec::new()), |c| (Some(c.data), c.have));
+        let have = copy.as_ref().map(|c| c.have.clone()).unwrap_or_default();
+        let data = copy.map(|c| DiskCopy::new(c, meta.geometry));
         let torrent = Arc::new(Torrent::new(key, Arc::clone(&meta), Arc::clone(shared), swarm, data));
+        if let Err(error) = torrent.write_copy() {
+            shared.by_hash.write().unwrap_or_else(PoisonError::into_inner).remove(&info_hash);
+            return Err(error);
+        }
         if !complete {
             torrent.enter(|swarm, now| {
                 for piece in meta.geometry.all().filter(|p| have.get(p.0 as usize) == Some(&true)) {
@@ -249,6 +274,7 @@ impl Session {
                 }
             });
         }
+        torrent.finished.send_replace(torrent.look(Swarm::wanted_left) == 0);
         shared.torrents.write().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::clone(&torrent));
         self.spawn(Arc::clone(&torrent).run_timer());
         shared.candidates(key, &shared.config.peers, Source::User);
@@ -285,12 +311,71 @@ impl Session {
         self.shared.torrent(torrent).map(|t| t.look(Swarm::totals))
     }
 
-    /// Ends the session: reads fail, trackers are told (3 s at most), connections close.
+    /// What a torrent is doing now.
+    #[must_use]
+    pub fn snapshot(&self, torrent: TorrentKey) -> Option<Snapshot> {
+        let known_peers = self.shared.node().known_peers(torrent);
+        self.shared.torrent(torrent).map(|t| t.snapshot(known_peers))
+    }
+
+    /// The torrent as a row of `cells` cells of nearly equal size; fewer if it has fewer pieces.
+    #[must_use]
+    pub fn piece_map(&self, torrent: TorrentKey, cells: usize) -> Option<Vec<Cell>> {
+        self.shared.torrent(torrent).map(|t| t.look(|swarm| swarm.piece_map(cells)))
+    }
+
+    /// Resolves when everything that is wanted of a torrent is there, verified and, with a copy that is writable,
+    /// written; at once if it is. Never for a torrent that is not here.
+    pub fn finished(&self, torrent: TorrentKey) -> impl Future<Output = ()> + Send + use<> {
+        let finished = self.shared.torrent(torrent).map(|t| t.finished.subscribe());
+        async move {
+            let reached = match finished {
+                Some(mut finished) => finished.wait_for(|finished| *finished).await.is_ok(),
+                None => false,
+            };
+            if !reached {
+                std::future::pending().await
+            }
+        }
+    }
+
+    /// Resolves with the reason when a copy cannot be written any more. The torrent goes on without it.
+    pub fn copy_failed(&self, torrent: TorrentKey) -> impl Future<Output = Arc<Error>> + Send + use<> {
+        let failed = self.shared.torrent(torrent).and_then(|t| t.data.as_ref().map(DiskCopy::failed));
+        async move {
+            match failed {
+                Some(failed) => failed.await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Waits until what was written of a torrent's copy is on the disk.
+    ///
+    /// # Errors
+    /// As [`DataDir::sync`].
+    pub async fn sync(&self, torrent: TorrentKey) -> Result<()> {
+        let Some(torrent) = self.shared.torrent(torrent) else { return Ok(()) };
+        let work = tokio::task::spawn_blocking(move || torrent.data.as_ref().map_or(Ok(()), DiskCopy::sync));
+        work.await.map_err(|e| Error::System { what: "wait for the disk", cause: std::io::Error::other(e) })?
+    }
+
+    /// Ends the session: reads fail, trackers are told (3 s at most), connections close, and what has come is written.
     pub async fn stop(self) {
         close_all(&self.shared);
         let mut goodbyes = JoinSet::new();
-        for announcer in self.shared.all().iter().filter_map(|t| t.take_announcer()) {
-            goodbyes.spawn(announcer.stop());
+        for torrent in self.shared.all() {
+            let Some(announcer) = torrent.take_announcer() else { continue };
+            goodbyes.spawn(async move {
+                // What has just become complete says so before it goes.
+                let told = async {
+                    while !torrent.completed_told(&announcer) {
+                        tokio::time::sleep(TOLD_LOOK).await;
+                    }
+                };
+                let _ = tokio::time::timeout(COMPLETED_ANNOUNCE, told).await;
+                announcer.stop().await;
+            });
         }
         if tokio::time::timeout(STOP_ANNOUNCE, async { while goodbyes.join_next().await.is_some() {} }).await.is_err() {
             debug!("a tracker was not told that we stop: it did not answer in time");
@@ -300,6 +385,10 @@ impl Session {
         }
         let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         tasks.shutdown().await;
+        for torrent in self.shared.all() {
+            // A verified piece that waits for the disk is not thrown away.
+            let _ = tokio::task::spawn_blocking(move || torrent.data.as_ref().map(DiskCopy::close)).await;
+        }
         self.shared.torrents.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }

@@ -5,14 +5,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tracing::{debug, error, warn};
 
-use super::discovery::{self, Announcer};
+use super::copy::DiskCopy;
+use super::discovery::{self, Announcer, TrackerStatus};
 use super::reads::{Missing, Reads, gather};
 use super::session::Shared;
-use crate::cache::{DataDir, Filled, PieceBuf, Verified};
+use crate::cache::{Filled, PieceBuf, Verified};
 use crate::metainfo::{Metainfo, PieceIndex, Request};
+use crate::status::Snapshot;
 use crate::swarm::{CloseReason, Effect, HandleId, Input, PeerKey, ReadId, Swarm, TorrentKey};
 
 /// What others may tell a connection's task.
@@ -53,8 +55,12 @@ pub(super) struct Torrent {
     pub(super) key: TorrentKey,
     pub(super) meta: Arc<Metainfo>,
     pub(super) shared: Arc<Shared>,
-    /// The user's own copy, if pieces come from there.
-    pub(super) data: Option<DataDir>,
+    /// The copy on disk, if there is one.
+    pub(super) data: Option<DiskCopy>,
+    /// When the last piece came that was missing.
+    completed: OnceLock<Instant>,
+    /// Everything wanted is there.
+    pub(super) finished: watch::Sender<bool>,
     pub(super) reads: Reads,
     /// Open files, and the piece of each that read-ahead was last told of (`u64::MAX`: none).
     pub(super) handles: RwLock<BTreeMap<HandleId, AtomicU64>>,
@@ -74,13 +80,15 @@ impl Torrent {
         meta: Arc<Metainfo>,
         shared: Arc<Shared>,
         swarm: Swarm,
-        data: Option<DataDir>,
+        data: Option<DiskCopy>,
     ) -> Self {
         Self {
             key,
             meta,
             shared,
             data,
+            completed: OnceLock::new(),
+            finished: watch::Sender::new(false),
             reads: Reads::default(),
             handles: RwLock::default(),
             announcer: Mutex::default(),
@@ -198,6 +206,7 @@ impl Torrent {
                 }
             }
             Effect::Completed => {
+                self.completed.get_or_init(Instant::now);
                 if let Some(announcer) = &*self.lock_announcer() {
                     announcer.completed();
                 }
@@ -317,17 +326,53 @@ impl Torrent {
         self.partial.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A piece has passed its hash: into the cache, to the reads that wait for it, and known to the swarm.
+    /// A piece has passed its hash: into the cache, to the reads that wait for it, into the copy, and known to the swarm.
     fn verified(&self, piece: PieceIndex, data: Arc<Verified>) {
         // Its own bytes are among those granted until the swarm hears of it.
         self.shared.make_room();
         self.shared.cache.insert(self.key, piece, Arc::clone(&data));
         self.reads.pin(&self.meta.geometry, piece, &data);
-        self.tell(Input::PieceVerified(piece));
+        match &self.data {
+            Some(copy) if copy.queue(piece, &data) => {}
+            _ => self.told(piece),
+        }
+    }
+
+    /// The swarm hears of a piece that is where it belongs. Its bytes must be held until then.
+    pub(super) fn told(&self, piece: PieceIndex) {
+        let left = self.enter(|swarm, now| {
+            swarm.handle(now, Input::PieceVerified(piece));
+            swarm.wanted_left()
+        });
+        if left == 0 && !self.data.as_ref().is_some_and(DiskCopy::is_failing) {
+            self.finished.send_replace(true);
+        }
+    }
+
+    /// A piece from the cache or from the copy on disk, which is hashed once more. It may wait for the disk.
+    pub(super) fn find(&self, piece: PieceIndex) -> Option<Arc<Verified>> {
+        if let Some(cached) = self.shared.cache.get(self.key, piece) {
+            return Some(cached);
+        }
+        let copy = self.data.as_ref().filter(|copy| copy.holds(piece))?;
+        let place = self.shared.place(self.meta.geometry.piece_length(piece));
+        match tokio::task::block_in_place(|| copy.load(&self.meta, piece, &place, &self.shared.pool)) {
+            Ok(data) => {
+                let data = Arc::new(data);
+                self.shared.cache.insert(self.key, piece, Arc::clone(&data));
+                self.shared.make_room();
+                Some(data)
+            }
+            Err(e) => {
+                warn!(torrent = %self.meta.name, piece = piece.0, "the copy has lost a piece: {e}");
+                self.tell(Input::Lost(piece));
+                None
+            }
+        }
     }
 
     fn digest(&self, piece: PieceIndex) {
-        let digests = self.shared.cache.peek(self.key, piece).map(|p| p.digests());
+        let digests = self.find(piece).map(|p| p.digests());
         match digests {
             Some(Ok(digests)) => self.tell(Input::Digests(piece, &digests)),
             Some(Err(e)) => warn!(torrent = %self.meta.name, piece = piece.0, "a piece cannot be read back: {e}"),
@@ -339,7 +384,7 @@ impl Torrent {
     fn answer(&self, id: ReadId) {
         let Some(read) = self.reads.take(id) else { return };
         let found = gather(&self.meta.geometry, &read.bytes, |piece| {
-            read.pieces.get(&piece).cloned().or_else(|| self.shared.cache.get(self.key, piece))
+            read.pieces.get(&piece).cloned().or_else(|| self.find(piece))
         });
         match found {
             Ok(bytes) => read.reply.data(bytes.as_slice()),
@@ -401,9 +446,32 @@ impl Torrent {
         *self.lock_announcer() = Some(discovery::spawn(spec, progress, found));
     }
 
+    /// What it is doing now.
+    pub(super) fn snapshot(&self, known_peers: usize) -> Snapshot {
+        let trackers = self.lock_announcer().as_ref().map(Announcer::status).unwrap_or_default();
+        let geometry = &self.meta.geometry;
+        self.look(|swarm| Snapshot {
+            totals: swarm.totals(),
+            size: geometry.total(),
+            pieces: geometry.pieces(),
+            there: swarm.there(),
+            requested: swarm.under_way(),
+            wanted_left: swarm.wanted_left(),
+            known_peers,
+            trackers,
+        })
+    }
+
     /// Hands out the announces, to end them.
     pub(super) fn take_announcer(&self) -> Option<Announcer> {
         self.lock_announcer().take()
+    }
+
+    /// True if every tracker that has heard of us knows that we are complete, if we became so.
+    pub(super) fn completed_told(&self, announcer: &Announcer) -> bool {
+        let Some(&at) = self.completed.get() else { return true };
+        let knows = |t: &TrackerStatus| t.error.is_some() || t.answered.is_none_or(|told| told > at && !t.announcing);
+        announcer.status().iter().all(knows)
     }
 
     fn lock_announcer(&self) -> MutexGuard<'_, Option<Announcer>> {

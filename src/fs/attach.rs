@@ -24,6 +24,7 @@ use super::{FS_TYPE, mountinfo};
 const DEVICE: &str = "/dev/fuse";
 /// Where fusermount3 may be besides `$PATH`, which daemons often lack.
 const HELPER_DIRECTORIES: [&str; 4] = ["/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin"];
+const NO_HELPER: &str = "only root may mount without fusermount3; install the package fuse3";
 /// Dead mounts on top of each other that are cleaned before we give up.
 const MAX_STALE: usize = 16;
 
@@ -97,17 +98,30 @@ fn says_dead(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED))
 }
 
+/// Says what the machine lacks, if mounting must fail.
+///
+/// # Errors
+/// One sentence.
+pub(super) fn possible() -> Result<(), String> {
+    open_device()?;
+    if rustix::process::geteuid().is_root() { Ok(()) } else { helper().map(drop).ok_or_else(|| NO_HELPER.to_owned()) }
+}
+
+fn open_device() -> Result<File, String> {
+    File::options().read(true).write(true).open(DEVICE).map_err(|e| match e.raw_os_error() {
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
+            format!("{DEVICE} is not there: run modprobe fuse, or in a container pass --device {DEVICE}")
+        }
+        _ => format!("cannot open {DEVICE}: {e}; in a container pass --device {DEVICE} and --cap-add SYS_ADMIN"),
+    })
+}
+
 /// Mounts, by mount(2) if we may, else through fusermount3. The descriptor is the connection's.
 ///
 /// # Errors
 /// One sentence.
 pub(super) fn attach(mountpoint: &Path, options: &Parsed) -> Result<OwnedFd, String> {
-    let device = File::options().read(true).write(true).open(DEVICE).map_err(|e| match e.raw_os_error() {
-        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
-            format!("{DEVICE} is not there: run modprobe fuse, or in a container pass --device {DEVICE}")
-        }
-        _ => format!("cannot open {DEVICE}: {e}; in a container pass --device {DEVICE} and --cap-add SYS_ADMIN"),
-    })?;
+    let device = open_device()?;
     let (user, group) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
     let data = format!("fd={},rootmode=40555,user_id={user},group_id={group},{}", device.as_raw_fd(), options.data());
     let data = CString::new(data).map_err(|e| format!("cannot be mounted: {e}"))?;
@@ -124,7 +138,7 @@ pub(super) fn attach(mountpoint: &Path, options: &Parsed) -> Result<OwnedFd, Str
 
 /// fusermount3 is set-user-id root: it mounts for us and passes the descriptor over a socket.
 fn attach_with_helper(mountpoint: &Path, options: &Parsed) -> Result<OwnedFd, String> {
-    let helper = helper().ok_or("only root may mount without fusermount3; install the package fuse3")?;
+    let helper = helper().ok_or(NO_HELPER)?;
     let may_share = || std::fs::read_to_string("/etc/fuse.conf").is_ok_and(|text| allows_other(&text));
     if options.allow_other && !rustix::process::geteuid().is_root() && !may_share() {
         return Err(

@@ -50,9 +50,10 @@ impl std::fmt::Debug for Shared {
 /// Says whether a mount there would be refused, before anything else is begun. A stale mount there is cleaned up.
 ///
 /// # Errors
-/// [`Error::Mount`], as [`mount`] gives it for the mountpoint and the options.
+/// [`Error::Mount`], as [`mount`] gives it for the mountpoint, the options and what the machine lacks.
 pub fn check(mountpoint: &Path, options: &MountOptions) -> Result<()> {
-    prepare(mountpoint, options).map(drop)
+    prepare(mountpoint, options)?;
+    attach::possible().map_err(|reason| Error::Mount { mountpoint: mountpoint.to_owned(), reason })
 }
 
 /// The options, and the path of a mountpoint that can be mounted on.

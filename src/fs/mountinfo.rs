@@ -29,6 +29,17 @@ pub(crate) fn top(path: &Path) -> io::Result<Option<Entry>> {
     Ok(top_of(parse(&text), path))
 }
 
+/// True if a canonical path lies in a mount of ours. False if /proc cannot be read.
+pub(crate) fn within_ours(path: &Path) -> bool {
+    let Ok(text) = std::fs::read("/proc/self/mountinfo") else { return false };
+    holder_of(&parse(&text), path).is_some_and(|entry| entry.fs_type == super::FS_TYPE)
+}
+
+/// The mount that a path lies in.
+fn holder_of(entries: &[Entry], path: &Path) -> Option<Entry> {
+    path.ancestors().find_map(|above| top_of(entries.to_vec(), above))
+}
+
 fn top_of(entries: Vec<Entry>, path: &Path) -> Option<Entry> {
     let here: Vec<Entry> = entries.into_iter().filter(|e| e.mountpoint == path).collect();
     let covered = |entry: &Entry| here.iter().any(|above| above.parent == entry.id && above.id != entry.id);
@@ -82,6 +93,8 @@ mod tests {
         let below = parse(TEXT).into_iter().filter(|e| e.id != 30).collect();
         assert_eq!(top_of(below, Path::new("/mnt/a b")).expect("it is mounted").fs_type, super::super::FS_TYPE);
         assert_eq!(top_of(parse(TEXT), Path::new("/mnt")), None);
+        let holder = |path: &str| holder_of(&parse(TEXT), Path::new(path)).map(|entry| entry.id);
+        assert_eq!((holder("/mnt/a b/c/d"), holder("/mnt/a"), holder("/mnt/a b")), (Some(30), Some(22), Some(30)));
     }
 
     #[test]

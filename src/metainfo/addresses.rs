@@ -7,7 +7,7 @@ use super::bencode::Node;
 /// The most trackers, and the most web seeds, that are kept: real torrents have a few dozen.
 const MAX_ADDRESSES: usize = 1_000;
 /// The longest address, bytes.
-const MAX_LENGTH: usize = 2_048;
+pub(crate) const MAX_LENGTH: usize = 2_048;
 
 /// The tiers of `announce-list`, or the one tracker of `announce` if they name none that can be used. No tracker is
 /// there twice; no tier is empty.

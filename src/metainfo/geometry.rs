@@ -166,6 +166,14 @@ impl Geometry {
         range.map(PieceIndex)
     }
 
+    /// The range of pieces that overlap a range of torrent bytes; none for an empty range.
+    #[must_use]
+    pub fn covering(&self, bytes: Range<u64>) -> Option<Range<u32>> {
+        let mut pieces = self.pieces_of(bytes);
+        let first = pieces.next()?.0;
+        Some(first..pieces.next_back().map_or(first, |piece| piece.0) + 1)
+    }
+
     /// The part of a range of torrent bytes that lies in a piece, as offsets in the piece.
     #[must_use]
     pub fn within(&self, piece: PieceIndex, bytes: &Range<u64>) -> Range<u32> {

@@ -128,7 +128,7 @@ fn leads_somewhere(
 }
 
 /// The text of a link in `directory` that leads to `place`.
-fn text(directory: &str, place: &str) -> String {
+pub(crate) fn text(directory: &str, place: &str) -> String {
     let common = components(directory).zip(components(place)).take_while(|(a, b)| a == b).count();
     let up = components(directory).skip(common).map(|_| "..");
     let text: Vec<&str> = up.chain(components(place).skip(common)).collect();

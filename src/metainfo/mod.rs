@@ -12,6 +12,9 @@ mod links;
 mod names;
 mod torrent;
 
+pub(crate) use addresses::MAX_LENGTH as MAX_ADDRESS_LENGTH;
 pub use geometry::{BLOCK_LENGTH, Block, Geometry, GeometryError, PieceIndex, Request};
 pub use id::{InfoHash, InfoHashV2, TorrentId};
+pub(crate) use links::text as link_text;
+pub(crate) use names::MAX_DEPTH;
 pub use torrent::{File, FileKind, Metainfo, MetainfoError, PieceHashes};

@@ -14,7 +14,7 @@ const MAX_EXTENSION: usize = 32;
 /// The most files that may share one name.
 const MAX_CLASHES: u32 = 500;
 /// The deepest path, components.
-pub(super) const MAX_DEPTH: usize = 100;
+pub(crate) const MAX_DEPTH: usize = 100;
 
 /// One component made safe; `None` if nothing is left of it (empty or `.`).
 ///

@@ -123,7 +123,7 @@ impl Connections {
     }
 
     /// Both handshakes are done. Returns the connection that this one replaces, which the caller closes.
-    pub(super) fn connected(&mut self, peer: PeerKey, new: Connection) -> Result<Option<PeerKey>, Refusal> {
+    pub(super) fn connected(&mut self, peer: PeerKey, mut new: Connection) -> Result<Option<PeerKey>, Refusal> {
         let (ip, torrent) = (new.addr.ip(), new.torrent);
         if new.id == self.ours {
             return Err(Refusal::Ourselves);
@@ -141,7 +141,9 @@ impl Connections {
             if old_outgoing == new.outgoing || new.outgoing != wanted_outgoing {
                 return Err(Refusal::Duplicate);
             }
-            self.remove(old);
+            // Where it listens is known from the one that was dialled.
+            let listens = self.remove(old).and_then(|old| old.listens);
+            new.listens = new.listens.or(listens);
         } else {
             if self.left() == 0 {
                 return Err(Refusal::Full);
@@ -154,6 +156,17 @@ impl Connections {
         *self.per_ip.entry((torrent, ip)).or_default() += 1;
         self.open.insert(peer, new);
         Ok(old)
+    }
+
+    /// The connection that came from the peer that listens at `addr`, which was just found to have this id.
+    pub(super) fn came_from(&mut self, torrent: TorrentKey, addr: SocketAddr, id: PeerId) -> Option<&mut Connection> {
+        let key = self.by_identity.get(&(torrent, addr.ip(), id))?;
+        self.open.get_mut(key).filter(|c| !c.outgoing && c.listens.is_none_or(|listens| listens == addr))
+    }
+
+    /// True if the peer that listens at `addr` is connected.
+    pub(super) fn listens(&self, torrent: TorrentKey, addr: SocketAddr) -> bool {
+        self.open.values().any(|c| c.torrent == torrent && c.listens == Some(addr))
     }
 
     pub(super) fn get_mut(&mut self, peer: PeerKey) -> Option<&mut Connection> {

@@ -9,6 +9,7 @@ mod connections;
 mod dials;
 mod memory;
 mod rates;
+mod slots;
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -31,7 +32,8 @@ const ASK: usize = 1 << 20;
 pub struct Limits {
     /// Our own id: a connection with it is one with ourselves.
     pub peer_id: PeerId,
-    /// Peers unchoked for what they give us, besides one optimistic unchoke.
+    /// Peers unchoked for what they give us, besides one optimistic unchoke. With an upload limit that they do not fill,
+    /// there are more, one by one up to ten times as many.
     pub upload_slots: usize,
     /// Connections of the process.
     pub max_peers: usize,
@@ -75,12 +77,12 @@ impl Node {
     pub fn new(limits: Limits, seed: u64, now: Instant) -> Self {
         Self {
             limits,
-            choker: Choker::new(limits.upload_slots, seed, now),
+            choker: Choker::new(limits.upload_slots, limits.upload_limit, seed, now),
             connections: Connections::new(limits.max_peers, limits.peer_id),
             dials: Dials::new(seed.wrapping_add(1)),
-            upload: Bucket::new(limits.upload_limit, rates::WHOLE_BLOCK, Some(rates::PATIENCE)),
-            requests: Bucket::new(limits.download_limit, rates::WHOLE_BLOCK, None),
-            download: Bucket::new(limits.download_limit, rates::SOCKET_READ, Some(rates::PATIENCE)),
+            upload: Bucket::new(limits.upload_limit, rates::SENDS),
+            requests: Bucket::new(limits.download_limit, rates::ASKS),
+            download: Bucket::new(limits.download_limit, rates::READS),
             credits: Credits::new(limits.assembly_bytes),
         }
     }
@@ -151,7 +153,13 @@ impl Node {
 
     /// A dialled address gave no connection, or its handshake failed.
     pub fn dial_failed(&mut self, now: Instant, torrent: TorrentKey, addr: SocketAddr) {
-        self.dials.failed(now, torrent, canonical(addr));
+        let addr = canonical(addr);
+        if self.connections.listens(torrent, addr) {
+            // It dialled us at the same time, and closed this one.
+            self.dials.connected(now, torrent, addr);
+        } else {
+            self.dials.failed(now, torrent, addr);
+        }
     }
 
     /// A socket was accepted. When its handshake is over, [`Node::accept_done`] follows.
@@ -194,6 +202,14 @@ impl Node {
                 }
             }
             Err(Refusal::Ourselves) if outgoing => self.dials.ourselves(now, torrent, addr),
+            // It came to us first: this is where it listens, and it is connected.
+            Err(Refusal::Duplicate) if outgoing => match self.connections.came_from(torrent, addr, id) {
+                Some(open) => {
+                    open.listens = Some(addr);
+                    self.dials.connected(now, torrent, addr);
+                }
+                None => self.dials.turned_away(now, torrent, addr),
+            },
             Err(_) if outgoing => self.dials.turned_away(now, torrent, addr),
             Err(_) => {}
         }
@@ -390,6 +406,7 @@ mod tests {
         let candidate = Candidate {
             peer: PeerKey(1),
             interested: true,
+            wanted: true,
             unchoked: false,
             received: 100,
             sent: 0,

@@ -6,18 +6,34 @@ use std::time::{Duration, Instant};
 
 use crate::metainfo::BLOCK_LENGTH;
 
-/// What is granted at the least where it cannot be cut: a block is asked for and sent whole. Bytes.
-pub(super) const WHOLE_BLOCK: u64 = BLOCK_LENGTH as u64;
-/// What a read of a socket is granted at the least: at 64 KiB/s sixteen turns a second. Bytes.
-pub(super) const SOCKET_READ: u64 = 4096;
+const BLOCK: u64 = BLOCK_LENGTH as u64;
 /// How many bursts a second's rate is cut into: one is a tenth of a second.
 const BURSTS_PER_SECOND: u64 = 10;
-/// Above one quantum a bucket holds what it earns in a twentieth of a second: whoever is woken that late loses nothing.
+/// Beyond what it must hold a bucket holds what it earns in a twentieth of a second: who is woken that late loses nothing.
 const SLACK_PER_SECOND: u64 = 20;
 /// A peer that does not come for its turn for so long has lost its place: one whose task waits for a dead disk holds
 /// nobody up.
-pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(1);
 const NANOS: i128 = 1_000_000_000;
+
+/// What a bucket is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    /// What is granted at the least, unless less is wanted. Bytes.
+    quantum: u64,
+    /// What it must be able to hold. Bytes.
+    holds: u64,
+    /// Who does not come for a turn for so long has lost its place; none: never.
+    patience: Option<Duration>,
+}
+
+/// For peers that are sent blocks, which go whole.
+pub(super) const SENDS: Terms = Terms { quantum: BLOCK, holds: BLOCK, patience: Some(PATIENCE) };
+/// For torrents that ask for blocks.
+pub(super) const ASKS: Terms = Terms { quantum: BLOCK, holds: BLOCK, patience: None };
+/// For peers that are read from. Small turns: what is not a block waits behind blocks. Two blocks that were asked for in
+/// their time and come at once do not wait.
+pub(super) const READS: Terms = Terms { quantum: 4096, holds: 2 * BLOCK, patience: Some(PATIENCE) };
 
 /// A token bucket over a virtual clock, and the line of those who wait for it.
 ///
@@ -27,10 +43,7 @@ const NANOS: i128 = 1_000_000_000;
 pub struct Bucket<K> {
     /// Bytes per second; none is unlimited.
     rate: Option<u64>,
-    /// What is granted at the least, unless less is wanted.
-    quantum: u64,
-    /// Who does not come for a turn for so long has lost its place; none: never.
-    patience: Option<Duration>,
+    terms: Terms,
     /// Tokens in bytes times nanoseconds, so that no fraction is lost however often it is asked. Negative after
     /// [`Bucket::overdraw`].
     tokens: i128,
@@ -48,14 +61,8 @@ struct Waiter<K> {
 }
 
 impl<K: Copy + PartialEq> Bucket<K> {
-    pub(super) fn new(rate: Option<u64>, quantum: u64, patience: Option<Duration>) -> Self {
-        Self { rate, quantum, patience, tokens: 0, updated: None, line: VecDeque::new() }
-    }
-
-    /// False if everything is granted always.
-    #[must_use]
-    pub fn limits(&self) -> bool {
-        self.rate.is_some()
+    pub(super) fn new(rate: Option<u64>, terms: Terms) -> Self {
+        Self { rate, terms, tokens: 0, updated: None, line: VecDeque::new() }
     }
 
     /// Takes up to `want` bytes: never less than the smaller of `want` and a quantum, or nothing at all. They are spent:
@@ -68,7 +75,7 @@ impl<K: Copy + PartialEq> Bucket<K> {
         let ahead = place.unwrap_or(self.line.len());
         let others = self.line.len() - usize::from(place.is_some());
         let want = i128::try_from(want).unwrap_or(i128::MAX / NANOS);
-        let quantum = i128::from(self.quantum);
+        let quantum = i128::from(self.terms.quantum);
         let there = self.tokens / NANOS;
         // Of what waits ahead everyone has one quantum coming.
         let left = there - quantum * ahead as i128;
@@ -104,7 +111,7 @@ impl<K: Copy + PartialEq> Bucket<K> {
     /// When the turn of this place in the line comes.
     fn turn(&self, place: usize) -> Option<Instant> {
         let rate = i128::from(self.rate.filter(|&rate| rate > 0)?);
-        let needed = i128::from(self.quantum) * (place as i128 + 1) * NANOS;
+        let needed = i128::from(self.terms.quantum) * (place as i128 + 1) * NANOS;
         let nanos = ((needed - self.tokens).max(0) + rate - 1) / rate;
         // A day is as good as longer: whoever waits comes back and is told again.
         Some(self.updated? + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX).min(86_400_000_000_000)))
@@ -142,7 +149,7 @@ impl<K: Copy + PartialEq> Bucket<K> {
     }
 
     fn refill(&mut self, now: Instant, rate: u64) {
-        if let Some(patience) = self.patience {
+        if let Some(patience) = self.terms.patience {
             self.line.retain(|waiter| waiter.due.is_none_or(|due| now < due + patience));
         }
         let full = self.full(rate);
@@ -160,7 +167,7 @@ impl<K: Copy + PartialEq> Bucket<K> {
 
     /// What it holds at the most.
     fn full(&self, rate: u64) -> i128 {
-        i128::from((rate / BURSTS_PER_SECOND).max(self.quantum + rate / SLACK_PER_SECOND)) * NANOS
+        i128::from((rate / BURSTS_PER_SECOND).max(self.terms.holds + rate / SLACK_PER_SECOND)) * NANOS
     }
 }
 
@@ -177,7 +184,7 @@ mod tests {
     const ALONE: PeerKey = PeerKey(0);
 
     fn bucket(rate: u64) -> Bucket<PeerKey> {
-        Bucket::new(Some(rate), WHOLE_BLOCK, Some(PATIENCE))
+        Bucket::new(Some(rate), SENDS)
     }
 
     fn burst(rate: u64) -> u64 {
@@ -222,8 +229,7 @@ mod tests {
 
     #[test]
     fn unlimited_grants_everything() {
-        let mut bucket = Bucket::new(None, WHOLE_BLOCK, None);
-        assert!(!bucket.limits());
+        let mut bucket = Bucket::new(None, SENDS);
         assert_eq!(bucket.take(Instant::now(), ALONE, usize::MAX), usize::MAX);
         assert_eq!(bucket.wait(Instant::now(), ALONE, true), None);
     }
@@ -235,7 +241,7 @@ mod tests {
                 let grants = drain(&mut bucket(rate), 10, &vec![128 << 10; takers], Duration::from_millis(late));
                 let (sent, most) = (sum(&grants), rate * 10 + burst(rate));
                 assert!(sent <= most, "{sent} of {most} at {rate} to {takers}");
-                assert!(sent + WHOLE_BLOCK >= rate * 98 / 10, "{sent} of {most} at {rate} to {takers}, {late} ms late");
+                assert!(sent + BLOCK >= rate * 98 / 10, "{sent} of {most} at {rate} to {takers}, {late} ms late");
             }
         }
     }
@@ -259,7 +265,7 @@ mod tests {
     fn everybody_gets_the_same_whatever_they_want_at_once() {
         for rate in RATES {
             let wants = [128 << 10, 16 << 10, 1 << 20, 40_000];
-            let grants = drain(&mut bucket(rate), 60 + 200 * WHOLE_BLOCK / rate, &wants, Duration::ZERO);
+            let grants = drain(&mut bucket(rate), 60 + 200 * BLOCK / rate, &wants, Duration::ZERO);
             let mut each: BTreeMap<usize, u64> = BTreeMap::new();
             for (_, who, bytes) in &grants {
                 *each.entry(*who).or_default() += bytes;

@@ -1,5 +1,6 @@
 //! One node's turn, as the engine takes it: an input, every effect, what its peers' sockets have room for, its timer.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -143,7 +144,10 @@ impl World {
             }
             for outgoing in out.drain(..) {
                 match outgoing {
-                    Outgoing::Message(message) => self.send(end, Packet::Message(message)),
+                    Outgoing::Message(message) => {
+                        self.log(index, peer, &message);
+                        self.send(end, Packet::Message(message));
+                    }
                     Outgoing::Piece(request) => self.serve(index, end, request),
                 }
             }
@@ -176,6 +180,12 @@ impl World {
                 Err(_) => self.violation(index, format!("a dont-have of {} bytes came", payload.len())),
             },
             Packet::Message(message) => {
+                match &message {
+                    Message::Reject(request) => drop(self.settled(index, peer, *request)),
+                    Message::Choke => self.nodes[index.0].ledger.forget(peer),
+                    _ => {}
+                }
+                let node = &mut self.nodes[index.0];
                 node.swarm.handle(now, Input::Message(peer, &message));
                 if message == Message::Interested {
                     node.node.hurry_rechoke(now);
@@ -187,14 +197,51 @@ impl World {
                 }
                 node.swarm.handle(now, Input::Extended(peer, &handshake));
             }
-            Packet::Piece { request, liar } => match node.swarm.receive(now, peer, request) {
-                Receipt::Keep { attempt } => {
-                    node.figures.kept += u64::from(request.length);
-                    self.keep(index, request, attempt, liar);
+            Packet::Piece { request, liar } => {
+                if let Some(after) = self.settled(index, peer, request) {
+                    self.violation(
+                        index,
+                        format!("{request:?} was asked for twice within {after:?}, and not taken back"),
+                    );
                 }
-                Receipt::Drop => node.figures.dropped += u64::from(request.length),
-            },
+                let node = &mut self.nodes[index.0];
+                match node.swarm.receive(now, peer, request) {
+                    Receipt::Keep { attempt } => {
+                        node.figures.kept += u64::from(request.length);
+                        self.keep(index, request, attempt, liar);
+                    }
+                    Receipt::Drop => node.figures.dropped += u64::from(request.length),
+                }
+            }
         }
+    }
+
+    /// A message that goes out: what it says of requests.
+    fn log(&mut self, index: NodeIndex, peer: PeerKey, message: &Message<'_>) {
+        let now = self.now;
+        match message {
+            Message::Request(request) => {
+                let Some(block) = self.geometry.block(*request) else {
+                    return self.violation(index, format!("it asks for {request:?}, which is no block"));
+                };
+                let node = &mut self.nodes[index.0];
+                node.figures.asked += 1;
+                node.figures.asked_again += u64::from(node.ledger.ask(now, peer, block));
+                let partial = node.partials.get(&block.piece);
+                let begun = partial.is_some_and(|p| node.swarm.attempt(block.piece) == Some(p.attempt) && p.has(block));
+                if begun || node.store.contains(block.piece) {
+                    self.violation(index, format!("it asks {peer:?} for {block:?}, which is there"));
+                }
+            }
+            Message::Cancel(request) => drop(self.settled(index, peer, *request)),
+            _ => {}
+        }
+    }
+
+    /// A request is out no more. If somebody else was asked too soon after it, and how soon.
+    fn settled(&mut self, index: NodeIndex, peer: PeerKey, request: Request) -> Option<Duration> {
+        let block = self.geometry.block(request)?;
+        self.nodes[index.0].ledger.settle(peer, block)
     }
 
     fn keep(&mut self, index: NodeIndex, request: Request, attempt: u32, liar: Option<NodeIndex>) {
@@ -247,7 +294,7 @@ impl World {
     }
 
     pub(super) fn hashed(&mut self, index: NodeIndex, piece: PieceIndex, attempt: u32) {
-        let now = self.now;
+        let (now, geometry) = (self.now, self.geometry);
         let node = &mut self.nodes[index.0];
         if !node.alive {
             return;
@@ -262,12 +309,15 @@ impl World {
             node.swarm.handle(now, Input::PieceFailed(piece, &partial.digests(piece)));
         } else {
             // Evicted is entered before the bytes go.
-            while let Some(surplus) = node.store.surplus() {
+            while let Some(surplus) = node.store.surplus(|piece| node.reads.values().any(|r| r.held.contains(&piece))) {
                 node.figures.evicted += 1;
                 node.swarm.handle(now, Input::Evicted(surplus));
                 node.store.remove(surplus);
             }
             node.store.insert(piece);
+            for read in node.reads.values_mut().filter(|read| !geometry.within(piece, &read.bytes).is_empty()) {
+                read.held.insert(piece);
+            }
             node.swarm.handle(now, Input::PieceVerified(piece));
         }
         self.settle(index);
@@ -293,20 +343,21 @@ impl World {
                 at_work.asked = Some(now);
                 if self.missing(index, &bytes).is_empty() {
                     self.nodes[index.0].swarm.handle(now, Input::Hit(handle, bytes.clone()));
-                    self.answered(index, &Parked { reader, bytes, deadline: now }, true);
+                    self.answered(index, &Parked { reader, bytes, deadline: now, held: BTreeSet::new() }, true);
                 } else {
                     let deadline = now + self.nodes[index.0].spec.read_timeout;
                     let id = ReadId(self.nodes[index.0].next_read);
                     self.nodes[index.0].next_read += 1;
-                    self.park(index, id, Parked { reader, bytes, deadline });
+                    self.park(index, id, Parked { reader, bytes, deadline, held: BTreeSet::new() });
                 }
             }
         }
         self.settle(index);
     }
 
-    fn park(&mut self, index: NodeIndex, id: ReadId, parked: Parked) {
+    fn park(&mut self, index: NodeIndex, id: ReadId, mut parked: Parked) {
         let node = &mut self.nodes[index.0];
+        parked.held.extend(self.geometry.pieces_of(parked.bytes.clone()).filter(|&p| node.store.contains(p)));
         let Some(handle) = node.readers.get(parked.reader).map(|reader| reader.handle) else { return };
         let (bytes, deadline) = (parked.bytes.clone(), parked.deadline);
         node.reads.insert(id, parked);
@@ -324,7 +375,8 @@ impl World {
             self.violation(index, format!("{id:?} is ready, and was answered before"));
             return;
         };
-        let lost = self.missing(index, &parked.bytes);
+        let mut lost = self.missing(index, &parked.bytes);
+        lost.retain(|piece| !parked.held.contains(piece));
         if lost.is_empty() {
             self.answered(index, &parked, true);
             return;
@@ -337,7 +389,7 @@ impl World {
     }
 
     fn answered(&mut self, index: NodeIndex, parked: &Parked, done: bool) {
-        let (now, length) = (self.now, parked.bytes.end - parked.bytes.start);
+        let (base, now, length) = (self.base, self.now, parked.bytes.end - parked.bytes.start);
         let node = &mut self.nodes[index.0];
         let Some(reader) = node.readers.get_mut(parked.reader) else { return };
         let waited = reader.asked.take().map_or(Duration::ZERO, |asked| now.saturating_duration_since(asked));
@@ -349,6 +401,7 @@ impl World {
             figures.read_bytes += length;
         } else {
             figures.reads_failed += 1;
+            figures.last_failure = Some(now.saturating_duration_since(base));
         }
         let late = waited.saturating_sub(node.spec.read_timeout);
         if late > Duration::from_millis(1) {
@@ -374,7 +427,11 @@ impl World {
                 node.swarm.handle(now, Input::Unchoked(&unchoked));
             }
         }
-        let ready: Vec<PeerKey> = node.throttled.iter().filter(|t| *t.1 <= now).map(|t| *t.0).collect();
+        // In turns, as tasks that wait for a limit are woken: who is served now is last next time.
+        let mut ready: Vec<PeerKey> = node.throttled.iter().filter(|t| *t.1 <= now).map(|t| *t.0).collect();
+        let after = ready.partition_point(|&peer| Some(peer) <= node.first_ready);
+        ready.rotate_left(after);
+        node.first_ready = ready.first().copied().or(node.first_ready);
         for peer in ready {
             node.throttled.remove(&peer);
             node.wakes.push_back(peer);

@@ -69,6 +69,8 @@ pub(super) struct Flow {
 pub(super) struct Connection {
     pub(super) nodes: [NodeIndex; 2],
     pub(super) flows: [Flow; 2],
+    /// What is sent is lost, and nobody knows.
+    pub(super) cut: bool,
 }
 
 impl World {
@@ -104,7 +106,8 @@ impl World {
         let here = self.nodes[from.0].node.connected(now, key, TORRENT, listens(to), to_id, true);
         let there = self.nodes[to.0].node.connected(now, key, TORRENT, source, from_id, false);
         let flow = Flow { open: true, unsent: 0, under_way: 0, departed: now, arrived: now, payload: 0 };
-        self.connections.push(Connection { nodes: [from, to], flows: [flow; 2] });
+        self.connections.push(Connection { nodes: [from, to], flows: [flow; 2], cut: false });
+        self.doom(connection);
         for (node, verdict, addr, id, side) in [(from, here, listens(to), to_id, 0), (to, there, source, from_id, 1)] {
             let end = End { connection, side };
             if let Ok(Some(replaced)) = verdict
@@ -159,6 +162,9 @@ impl World {
 
     pub(super) fn closed(&mut self, end: End) {
         let node = self.connections[end.connection].nodes[end.side];
+        if self.connections[end.connection].cut {
+            return;
+        }
         if std::mem::replace(&mut self.flow(end).open, false) && self.nodes[node.0].alive {
             self.gone(end, true);
             self.settle(node);
@@ -170,6 +176,7 @@ impl World {
         let node = &mut self.nodes[node.0];
         node.peers.remove(&end.key());
         node.throttled.remove(&end.key());
+        node.ledger.forget(end.key());
         node.node.disconnected(self.now, end.key(), good);
         node.swarm.handle(self.now, Input::Disconnected(end.key()));
     }
@@ -219,6 +226,9 @@ impl World {
     }
 
     pub(super) fn arrive(&mut self, end: End, packet: Packet) {
+        if self.connections[end.connection].cut {
+            return;
+        }
         let bytes = packet.bytes();
         let flow = self.flow(end.other());
         let was_full = flow.under_way + UNSENT > WINDOW;

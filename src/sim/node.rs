@@ -1,18 +1,24 @@
 //! A node of the simulation: the real Swarm and Node, and models of what the engine has around them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rand::RngExt;
+use rand::rngs::StdRng;
+
+use super::ledger::Ledger;
 use super::link::{Link, Pipe};
+use super::loss::Loss;
 use super::pieces::{Partial, Store};
 use super::reader::{Reader, ReaderSpec};
-use super::world::NodeIndex;
+use super::world::{NodeIndex, REQQ};
 use crate::config::Fill;
-use crate::metainfo::PieceIndex;
-use crate::node::Node;
-use crate::swarm::{PeerKey, ReadId, Swarm};
+use crate::metainfo::{Geometry, PieceIndex};
+use crate::node::{Limits, Node};
+use crate::swarm::{HandleId, PeerKey, ReadId, Setup, Swarm};
 use crate::wire::PeerId;
 
 /// How a node treats its peers.
@@ -33,6 +39,8 @@ pub enum Behaviour {
 pub struct NodeSpec {
     /// Its link.
     pub link: Link,
+    /// How it loses its peers; none: it does not.
+    pub loss: Option<Loss>,
     /// How it treats its peers.
     pub behaviour: Behaviour,
     /// It has everything from the start.
@@ -61,6 +69,7 @@ impl Default for NodeSpec {
     fn default() -> Self {
         Self {
             link: Link::LAN,
+            loss: None,
             behaviour: Behaviour::Honest,
             seed: false,
             join: Duration::ZERO,
@@ -87,6 +96,12 @@ pub struct Figures {
     pub reads_failed: u64,
     /// The longest that a read waited.
     pub worst_wait: Duration,
+    /// When the last read failed, from the start of the simulation.
+    pub last_failure: Option<Duration>,
+    /// Requests sent.
+    pub asked: u64,
+    /// Of these, for a block that somebody else had been asked for and had not sent.
+    pub asked_again: u64,
     /// Payload bytes that came and were kept.
     pub kept: u64,
     /// Payload bytes that came and were dropped.
@@ -111,6 +126,8 @@ pub(super) struct Parked {
     pub(super) reader: usize,
     pub(super) bytes: Range<u64>,
     pub(super) deadline: Instant,
+    /// Pieces of it that are there, held until it is answered.
+    pub(super) held: BTreeSet<PieceIndex>,
 }
 
 /// A node at work.
@@ -119,6 +136,8 @@ pub(super) struct SimNode {
     pub(super) spec: NodeSpec,
     pub(super) id: PeerId,
     pub(super) alive: bool,
+    /// It has been there and left.
+    pub(super) left: bool,
     pub(super) swarm: Swarm,
     pub(super) node: Node,
     pub(super) up: Pipe,
@@ -134,6 +153,9 @@ pub(super) struct SimNode {
     pub(super) wakes: VecDeque<PeerKey>,
     /// Peers that wait for upload room, and until when.
     pub(super) throttled: BTreeMap<PeerKey, Instant>,
+    pub(super) ledger: Ledger,
+    /// Who of them was woken first the last time.
+    pub(super) first_ready: Option<PeerKey>,
     pub(super) readers: Vec<Reader>,
     pub(super) reads: BTreeMap<ReadId, Parked>,
     pub(super) next_read: u64,
@@ -143,6 +165,65 @@ pub(super) struct SimNode {
     /// Timers in a row at the present instant.
     pub(super) spins: u32,
     pub(super) figures: Figures,
+}
+
+impl SimNode {
+    /// A node that joins at this time.
+    pub(super) fn new(spec: NodeSpec, geometry: Geometry, join: Instant, rng: &mut StdRng) -> Self {
+        let mut id = [0; 20];
+        rng.fill(&mut id[..]);
+        let whole = 0..geometry.total();
+        let upload = spec.behaviour != Behaviour::FreeRider;
+        let setup = Setup {
+            geometry,
+            files: Arc::from([whole]),
+            complete: spec.seed,
+            fill: spec.fill,
+            wanted: None,
+            copy: false,
+            upload,
+            reqq: REQQ,
+            info_hash: [0; 20],
+            seed: rng.random(),
+        };
+        let limits = Limits {
+            peer_id: PeerId(id),
+            upload_slots: spec.upload_slots,
+            max_peers: 200,
+            upload_limit: spec.upload_limit,
+            download_limit: None,
+            upload,
+            assembly_bytes: spec.assembly_bytes,
+        };
+        let readers = spec.readers.iter().zip(0..);
+        let readers = readers.map(|(reader, n)| Reader::new(reader.clone(), HandleId(n), rng.random())).collect();
+        Self {
+            id: PeerId(id),
+            alive: false,
+            left: false,
+            swarm: Swarm::new(setup, join),
+            node: Node::new(limits, rng.random(), join),
+            up: Pipe::new(spec.link.up, join),
+            down: Pipe::new(spec.link.down, join),
+            store: if spec.seed { Store::Everything } else { Store::lru(spec.cache_pieces) },
+            partials: BTreeMap::new(),
+            assembling: 0,
+            granted: 0,
+            peers: BTreeMap::new(),
+            wakes: VecDeque::new(),
+            throttled: BTreeMap::new(),
+            ledger: Ledger::default(),
+            first_ready: None,
+            readers,
+            reads: BTreeMap::new(),
+            next_read: 0,
+            announced: None,
+            armed: None,
+            spins: 0,
+            figures: Figures::default(),
+            spec,
+        }
+    }
 }
 
 /// The port where every node listens.

@@ -45,10 +45,12 @@ impl Store {
         }
     }
 
-    /// The piece that must go before another one fits.
-    pub(super) fn surplus(&self) -> Option<PieceIndex> {
+    /// The piece that must go before another one fits: the one used longest ago that nobody holds.
+    pub(super) fn surplus(&self, held: impl Fn(PieceIndex) -> bool) -> Option<PieceIndex> {
         match self {
-            Self::Lru { capacity, used, order, .. } if used.len() >= *capacity => order.values().next().copied(),
+            Self::Lru { capacity, used, order, .. } if used.len() >= *capacity => {
+                order.values().copied().find(|&piece| !held(piece))
+            }
             _ => None,
         }
     }
@@ -100,6 +102,11 @@ impl Partial {
         }
     }
 
+    /// True if the block is there.
+    pub(super) fn has(&self, block: Block) -> bool {
+        matches!(self.blocks.get(block.index as usize), Some(Some(_)))
+    }
+
     pub(super) fn full(&self) -> bool {
         self.missing == 0
     }
@@ -136,15 +143,16 @@ mod tests {
     fn the_least_recently_used_piece_goes_first() {
         let mut store = Store::lru(3);
         for n in 0..3 {
-            assert_eq!(store.surplus(), None);
+            assert_eq!(store.surplus(|_| false), None);
             store.insert(PieceIndex(n));
         }
         assert!(store.touch(PieceIndex(0)));
-        assert_eq!(store.surplus(), Some(PieceIndex(1)));
+        assert_eq!(store.surplus(|_| false), Some(PieceIndex(1)));
+        assert_eq!(store.surplus(|p| p == PieceIndex(1)), Some(PieceIndex(2)));
         store.remove(PieceIndex(1));
         assert!(!store.touch(PieceIndex(1)));
         store.insert(PieceIndex(7));
-        assert_eq!(store.surplus(), Some(PieceIndex(2)));
+        assert_eq!(store.surplus(|_| false), Some(PieceIndex(2)));
     }
 
     #[test]

@@ -13,6 +13,8 @@ use crate::swarm::HandleId;
 pub enum Pattern {
     /// From the start of the file to its end.
     Sequential,
+    /// From so many bytes into the file to its end.
+    From(u64),
     /// So many reads at random offsets.
     Random(u32),
 }
@@ -48,7 +50,8 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn new(spec: ReaderSpec, handle: HandleId, seed: u64) -> Self {
-        let position = spec.file.start;
+        let skipped = if let Pattern::From(bytes) = spec.pattern { bytes } else { 0 };
+        let position = spec.file.start.saturating_add(skipped).min(spec.file.end);
         Self {
             spec,
             handle,
@@ -65,7 +68,7 @@ impl Reader {
     pub(super) fn next(&mut self) -> Option<Range<u64>> {
         let (file, length) = (&self.spec.file, u64::from(self.spec.length.max(1)));
         let start = match self.spec.pattern {
-            Pattern::Sequential => self.position,
+            Pattern::Sequential | Pattern::From(_) => self.position,
             Pattern::Random(count) if self.done < count && !file.is_empty() => self.rng.random_range(file.clone()),
             Pattern::Random(_) => return None,
         };

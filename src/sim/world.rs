@@ -1,23 +1,17 @@
 //! The world: its clock, its nodes, and what happens next.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 
-use super::link::Pipe;
 use super::net::{Connection, End, Packet};
-use super::node::{Behaviour, Figures, NodeSpec, SimNode, listens};
-use super::pieces::Store;
+use super::node::{Figures, NodeSpec, SimNode, listens};
 use super::queue::Queue;
-use super::reader::Reader;
 use super::tracker::Tracker;
 use crate::metainfo::{Geometry, PieceIndex};
-use crate::node::{Limits, Node, Source};
-use crate::swarm::{HandleId, Setup, Swarm, TorrentKey};
-use crate::wire::PeerId;
+use crate::node::Source;
+use crate::swarm::{Swarm, TorrentKey};
 
 /// A node of a [`World`], counted from 0 in the order of adding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,6 +51,8 @@ pub(super) enum Event {
     Arrive(End, Packet),
     /// This end learns that the other has closed.
     Closed(End),
+    /// A connection breaks, silently or not.
+    Broken(usize, bool),
     /// A piece has been hashed.
     Hashed(NodeIndex, PieceIndex, u32),
     /// A reader goes on.
@@ -66,7 +62,7 @@ pub(super) enum Event {
 /// A swarm of one torrent on a virtual clock.
 #[derive(Debug)]
 pub struct World {
-    base: Instant,
+    pub(super) base: Instant,
     pub(super) now: Instant,
     pub(super) geometry: Geometry,
     pub(super) queue: Queue<Event>,
@@ -102,58 +98,9 @@ impl World {
     /// Adds a node. Call it before [`World::run`], or with a `join` that is still to come.
     pub fn add(&mut self, spec: NodeSpec) -> NodeIndex {
         let index = NodeIndex(self.nodes.len());
-        let mut id = [0; 20];
-        self.rng.fill(&mut id[..]);
         let join = (self.base + spec.join).max(self.now);
-        let whole = 0..self.geometry.total();
-        let swarm = Swarm::new(
-            Setup {
-                geometry: self.geometry,
-                files: Arc::from([whole]),
-                complete: spec.seed,
-                fill: spec.fill,
-                upload: spec.behaviour != Behaviour::FreeRider,
-                reqq: REQQ,
-                info_hash: [0; 20],
-                seed: self.rng.random(),
-            },
-            join,
-        );
-        let limits = Limits {
-            peer_id: PeerId(id),
-            upload_slots: spec.upload_slots,
-            max_peers: 200,
-            upload_limit: spec.upload_limit,
-            download_limit: None,
-            upload: spec.behaviour != Behaviour::FreeRider,
-            assembly_bytes: spec.assembly_bytes,
-        };
-        let readers = spec.readers.iter().zip(0..);
-        let readers = readers.map(|(reader, n)| Reader::new(reader.clone(), HandleId(n), self.rng.random())).collect();
         self.unfinished_readers += spec.readers.len();
-        self.nodes.push(SimNode {
-            id: PeerId(id),
-            alive: false,
-            swarm,
-            node: Node::new(limits, self.rng.random(), join),
-            up: Pipe::new(spec.link.up, join),
-            down: Pipe::new(spec.link.down, join),
-            store: if spec.seed { Store::Everything } else { Store::lru(spec.cache_pieces) },
-            partials: BTreeMap::new(),
-            assembling: 0,
-            granted: 0,
-            peers: BTreeMap::new(),
-            wakes: VecDeque::new(),
-            throttled: BTreeMap::new(),
-            readers,
-            reads: BTreeMap::new(),
-            next_read: 0,
-            announced: None,
-            armed: None,
-            spins: 0,
-            figures: Figures::default(),
-            spec,
-        });
+        self.nodes.push(SimNode::new(spec, self.geometry, join, &mut self.rng));
         self.queue.push(join, Event::Join(index));
         index
     }
@@ -253,12 +200,19 @@ impl World {
             Event::Reach(end, packet) => self.reach(end, packet),
             Event::Arrive(end, packet) => self.arrive(end, packet),
             Event::Closed(end) => self.closed(end),
+            Event::Broken(connection, silent) => self.broken(connection, silent),
             Event::Hashed(node, piece, attempt) => self.hashed(node, piece, attempt),
             Event::Read(node, reader) => self.read(node, reader),
         }
     }
 
     fn join(&mut self, index: NodeIndex) {
+        if self.nodes[index.0].alive {
+            return;
+        }
+        if self.nodes[index.0].left {
+            self.revive(index);
+        }
         let node = &mut self.nodes[index.0];
         node.alive = true;
         for (n, reader) in node.readers.iter().enumerate() {
@@ -273,6 +227,7 @@ impl World {
         if !std::mem::replace(&mut node.alive, false) {
             return;
         }
+        node.left = true;
         self.unfinished_readers -= node.readers.iter().filter(|reader| !reader.finished).count();
         self.tracker.remove(index);
         self.drop_connections(index, silent);

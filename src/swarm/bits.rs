@@ -1,5 +1,7 @@
 //! A set of pieces, one bit each.
 
+use std::ops::Range;
+
 use crate::metainfo::PieceIndex;
 
 /// A fixed number of bits and how many are set.
@@ -87,6 +89,22 @@ impl Bits {
     pub(super) fn beyond(&self, other: &Self) -> u32 {
         self.words.iter().zip(&other.words).map(|(a, b)| (a & !b).count_ones()).sum()
     }
+
+    /// Pieces of a range that are in the set.
+    pub(super) fn count_in(&self, range: Range<u32>) -> u32 {
+        let (start, end) = (range.start, range.end.min(self.len));
+        if start >= end {
+            return 0;
+        }
+        let (first, last) = (start / 64, (end - 1) / 64);
+        let word = |index: u32| {
+            let word = self.words.get(index as usize).copied().unwrap_or(0);
+            let low = if index == first { u64::MAX << (start % 64) } else { u64::MAX };
+            let high = if index == last { u64::MAX >> (63 - (end - 1) % 64) } else { u64::MAX };
+            (word & low & high).count_ones()
+        };
+        (first..=last).map(word).sum()
+    }
 }
 
 #[cfg(test)]
@@ -110,5 +128,9 @@ mod tests {
         assert!(b.insert(PieceIndex(0)) && !b.insert(PieceIndex(0)) && !b.insert(PieceIndex(130)));
         assert_eq!((a.count(), b.count(), a.beyond(&b), b.beyond(&a)), (129, 1, 128, 0));
         assert_eq!(Bits::from_wire(&a.to_wire(), 130), a);
+        for (start, end) in (0..=130).flat_map(|start| (start..=140).map(move |end| (start, end))) {
+            let naive = (start..end).filter(|&piece| a.has(PieceIndex(piece))).count();
+            assert_eq!(a.count_in(start..end) as usize, naive, "{start}..{end}");
+        }
     }
 }

@@ -70,7 +70,7 @@ impl Swarm {
                 }
             }
         }
-        if let Some(peer) = self.peers.get_mut(&key).filter(|p| !p.choking && p.room() == 0) {
+        if let Some(peer) = self.peers.get_mut(&key).filter(|p| !p.choking && p.busy()) {
             peer.rate.limit();
         }
         self.pace.spend(out.len());
@@ -163,10 +163,18 @@ impl Swarm {
             return if rate > 0 { fair.min(TRIAL) } else { fair }.saturating_sub(peer.out.len());
         };
         let blocks = self.geometry.blocks(piece);
-        let open = u64::from(self.partials.get(&piece).map_or(blocks, |p| p.open().max(1)));
-        let time = ((open * BLOCK + backlog).saturating_mul(1_000_000) / rate).max(SOON);
+        let open = self.partials.get(&piece).map_or(blocks, |p| p.open().max(1));
+        let time = ((u64::from(open) * BLOCK + backlog).saturating_mul(1_000_000) / rate).max(SOON);
         let blocks = time.saturating_mul(own) / 1_000_000 / BLOCK;
-        usize::try_from(blocks).unwrap_or(usize::MAX).saturating_sub(peer.out.len())
+        let blocks = usize::try_from(blocks).unwrap_or(usize::MAX).saturating_sub(peer.out.len());
+        if blocks > 0 {
+            return blocks;
+        }
+        // Where all are slow, none has time for a whole block: those who would have one soonest take one each.
+        let place = peer.eta(1).map(|eta| (eta, key));
+        let able = self.peers.iter().filter(|(_, p)| !p.stalled() && p.serves(now, piece));
+        let sooner = able.filter(|&(&k, p)| p.eta(1).is_some_and(|eta| Some((eta, k)) < place)).take(open as usize);
+        usize::from(sooner.count() < open as usize)
     }
 
     /// Gives a peer up to `most` blocks of a begun piece: open ones and, if `hedge`, those that are late elsewhere.
@@ -231,8 +239,9 @@ impl Swarm {
             let queued = blocks > 0 && self.queue.after(None).take(LOOK).any(|(_, p)| peer.serves(now, p));
             let late = peer.out.is_empty() && self.late.iter().take(LOOK).any(|&p| peer.serves(now, p));
             if queued {
-                // Of those that have not been measured each takes a small share.
-                let takes = if peer.rate.get().is_some() { room } else { 1 };
+                // Each takes what it delivers soon; of those that have not been measured, a small share.
+                let soon = peer.rate.get().map_or(1, |rate| rate.saturating_mul(SOON) / 1_000_000 / BLOCK);
+                let takes = room.min(usize::try_from(soon).unwrap_or(usize::MAX)).max(1);
                 blocks -= takes.min(blocks);
             }
             if queued || late || (background && peer.nothing_in != Some(self.picker.epoch())) {

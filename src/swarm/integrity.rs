@@ -11,9 +11,11 @@ use crate::metainfo::PieceIndex;
 
 /// Failed copies that are remembered of one piece.
 const COPIES: usize = 4;
+/// A piece that failed a second time is not begun for this long, after each further failure for twice as long, up to
+/// 32 s. Five liars that take turns so cost a reader 2 s, and one that comes again and again no line rate.
+const REST: Duration = Duration::from_millis(125);
 /// A lone sender without progress for this time is replaced, if another can.
 const PROGRESS: Duration = Duration::from_secs(1);
-
 /// And one that has never delivered, after this at the least.
 const STRANGER: Duration = Duration::from_millis(300);
 
@@ -62,9 +64,9 @@ impl Swarm {
         }
         let failure =
             self.failures.entry(piece).or_insert(Failure { until: now, times: 0, copies: vec![], tried: vec![] });
-        let wait = if failure.times == 0 { 0 } else { 1u64 << (failure.times - 1).min(5) };
+        let wait = if failure.times == 0 { Duration::ZERO } else { REST * (1 << (failure.times - 1).min(8)) };
         failure.times += 1;
-        failure.until = now + Duration::from_secs(wait.min(30));
+        failure.until = now + wait;
         failure.tried.clear();
         if failure.copies.len() >= COPIES {
             failure.copies.remove(0);

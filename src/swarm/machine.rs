@@ -13,6 +13,7 @@ use super::bits::Bits;
 use super::demand::{Read, Want};
 use super::integrity::Failure;
 use super::memory::Memory;
+use super::overview;
 use super::pace::Pace;
 use super::peer::Peer;
 use super::picker::Picker;
@@ -46,6 +47,12 @@ pub struct Swarm {
     /// Pieces that are there, were ever verified, left the cache.
     pub(super) have: Bits,
     pub(super) ever: Bits,
+    /// What [`Fill::All`] fetches, in order and apart; of these bytes, those that are still to come.
+    pub(super) wanted: Vec<Range<u32>>,
+    pub(super) wanted_left: u64,
+    /// Pieces that it has no use for: not wanted, there, or evicted after they were there.
+    pub(super) sated: Bits,
+    pub(super) copy: bool,
     pub(super) evicted: Bits,
     pub(super) last_eviction: Option<Instant>,
     pub(super) completed: bool,
@@ -98,6 +105,8 @@ impl Swarm {
     pub fn new(setup: Setup, now: Instant) -> Self {
         let pieces = setup.geometry.pieces();
         let have = if setup.complete { Bits::all(pieces) } else { Bits::none(pieces) };
+        let wanted = overview::in_order(setup.wanted, pieces);
+        let sated = overview::sated(&have, &wanted, pieces);
         let mut swarm = Self {
             geometry: setup.geometry,
             files: setup.files,
@@ -112,6 +121,10 @@ impl Swarm {
             last_eviction: None,
             completed: setup.complete,
             have,
+            wanted_left: overview::bytes_left(&setup.geometry, &sated),
+            wanted,
+            sated,
+            copy: setup.copy,
             log: VecDeque::new(),
             log_start: 0,
             peers: BTreeMap::new(),
@@ -240,6 +253,7 @@ impl Swarm {
         let candidate = |(&peer, p): (&PeerKey, &Peer)| Candidate {
             peer,
             interested: p.interested,
+            wanted: self.interested_in(p),
             unchoked: p.unchoked,
             received: p.received,
             sent: p.sent,
@@ -341,7 +355,7 @@ impl Swarm {
         if let Some(until) = self.keen_until {
             self.timers.set(Timer::Interest, until);
         }
-        let keen = !self.handles.is_empty() || self.keen_until.is_some() || self.fill == Fill::All;
+        let keen = !self.handles.is_empty() || self.keen_until.is_some();
         if std::mem::replace(&mut self.keen, keen) != keen {
             let keys: Vec<PeerKey> = self.peers.keys().copied().collect();
             keys.into_iter().for_each(|key| self.check_interest(key));
@@ -356,7 +370,7 @@ impl Swarm {
 
     /// True if we are interested in this peer.
     pub(super) fn interested_in(&self, peer: &Peer) -> bool {
-        peer.useful > 0 && (self.keen || !self.wants.is_empty())
+        (peer.useful > 0 && (self.keen || !self.wants.is_empty())) || (peer.wanted > 0 && self.fill == Fill::All)
     }
 
     /// Wakes the peer if it has to be told of our interest or its end.

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::peer::Peer;
 use super::queue::Rank;
 use super::timers::Timer;
 use super::{Effect, Swarm};
@@ -14,6 +15,8 @@ const CAP: u64 = 64 << 20;
 const BACKGROUND_CAP: u64 = 32 << 20;
 /// A demanded piece waits this long for credit before less urgent ones are discarded.
 const PATIENCE: Duration = Duration::from_millis(50);
+/// Blocks of a torrent that nobody serves are kept this long.
+const UNSERVED: Duration = Duration::from_secs(30);
 /// The background keeps its share this long after it last used it.
 const BACKGROUND_KEEPS: Duration = Duration::from_secs(5);
 
@@ -29,6 +32,8 @@ pub(super) struct Memory {
     /// A demanded piece found none.
     short: bool,
     background_until: Option<Instant>,
+    /// Since when nobody serves us.
+    unserved: Option<Instant>,
 }
 
 impl Swarm {
@@ -103,16 +108,23 @@ impl Swarm {
 
     /// Asks for what is missing, gives back what is too much.
     pub(super) fn balance(&mut self, now: Instant) {
+        let piece = u64::from(self.geometry.nominal_piece_length());
         let background = if self.memory.background_until.is_some_and(|until| until > now) && self.background() {
-            let piece = u64::from(self.geometry.nominal_piece_length());
             BACKGROUND_CAP.max(piece).saturating_sub(self.memory.used)
         } else {
             0
         };
-        // A torrent that nobody serves must not hold the memory that others need.
-        let served = self.peers.values().any(|p| p.useful > 0 && !p.snubbed && (p.room() > 0 || !p.out.is_empty()));
-        let queued = if served { self.queue.read_bytes + self.queue.ahead_bytes } else { 0 };
-        let need = self.memory.used + queued + background;
+        let more = self.queue.read_bytes + self.queue.ahead_bytes + background;
+        // A torrent that nobody serves must not hold the memory that others need; a piece is enough to ask again.
+        let able = |p: &&Peer| p.useful > 0 && (p.room() > 0 || !p.out.is_empty());
+        let need = if self.peers.values().filter(able).any(|p| !p.snubbed) {
+            self.memory.unserved = None;
+            self.memory.used + more
+        } else {
+            self.drop_unserved(now);
+            let probe = if self.peers.values().any(|p| able(&p)) { more.min(piece) } else { 0 };
+            self.memory.used.max(probe)
+        };
         let target = need.min(self.cap()).max(self.memory.used);
         let held = self.memory.granted + self.memory.asked;
         if target > held {
@@ -121,6 +133,19 @@ impl Swarm {
         } else {
             self.give_back(self.free().min(held - target));
         }
+    }
+
+    /// Nobody serves us: pieces that nobody is asked for go, those of which something came after a while.
+    fn drop_unserved(&mut self, now: Instant) {
+        let until = *self.memory.unserved.get_or_insert(now) + UNSERVED;
+        let idle = self.partials.iter().filter(|(_, p)| !p.waits() && !p.complete());
+        let (late, idle): (Vec<_>, Vec<_>) = idle.map(|(&piece, p)| (p.received() > 0, piece)).partition(|p| p.0);
+        if now >= until {
+            late.iter().for_each(|&(_, piece)| self.discard(now, piece));
+        } else if !late.is_empty() {
+            self.timers.advance(Timer::Memory, until);
+        }
+        idle.into_iter().for_each(|(_, piece)| self.discard(now, piece));
     }
 
     /// Discards unfinished pieces that no read waits for, the least useful first, until `bytes` are free.

@@ -10,6 +10,7 @@ mod download;
 mod integrity;
 mod machine;
 mod memory;
+mod overview;
 mod pace;
 mod peer;
 mod picker;
@@ -36,6 +37,7 @@ use crate::metainfo::{Geometry, PieceIndex, Request};
 use crate::wire::{ExtendedHandshake, Message, PeerId};
 
 pub use machine::Swarm;
+pub use overview::Cell;
 
 /// A torrent in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -69,6 +71,10 @@ pub struct Setup {
     pub complete: bool,
     /// What is fetched that nobody asked for.
     pub fill: Fill,
+    /// The pieces that [`Fill::All`] fetches; none is all of them.
+    pub wanted: Option<Vec<Range<u32>>>,
+    /// Pieces are kept in a copy on disk: an eviction is then no sign that the background pushes out what is read.
+    pub copy: bool,
     /// False if nobody gets anything (`--no-upload`): choked peers get no allowed-fast set either.
     pub upload: bool,
     /// Requests that we hold for one peer at the most; advertised as `reqq` (BEP 10).
@@ -275,6 +281,8 @@ pub struct Candidate {
     pub peer: PeerKey,
     /// It wants something of ours.
     pub interested: bool,
+    /// We want something of its: it could give back what it gets.
+    pub wanted: bool,
     /// We have it unchoked now.
     pub unchoked: bool,
     /// Payload bytes it has sent us in all.

@@ -60,6 +60,8 @@ pub(super) struct Peer {
     /// What it has, and how many of these we lack.
     pub(super) has: Has,
     pub(super) useful: u32,
+    /// Of these, what the fill wants.
+    pub(super) wanted: u32,
     /// Pieces below this one count in the availability.
     pub(super) counted: u32,
     /// It has said what it has: a bitfield is out of place from now on.
@@ -118,6 +120,8 @@ pub(super) struct Peer {
 }
 
 impl Peer {
+    /// Microseconds of requests that keep a peer busy: two thirds of a pipeline.
+    const BUSY: u64 = 500_000;
     /// Requests that a peer holds if it does not say (libtorrent's default for others).
     const REQQ: u32 = 250;
     /// Void requests that are remembered.
@@ -137,6 +141,7 @@ impl Peer {
             armed: None,
             has: Has::Nothing,
             useful: 0,
+            wanted: 0,
             counted: pieces,
             told: false,
             upload_only: false,
@@ -197,6 +202,12 @@ impl Peer {
         self.has.has(piece)
             && (!self.choking || self.allowed.contains(&piece))
             && self.refused.get(&piece).is_none_or(|r| r.until <= now)
+    }
+
+    /// True if it is asked for as much as it can send: all that it may be, or more than any round trip takes. Else an
+    /// earlier, higher rate would stay for as long as the pipeline that goes by it is not full.
+    pub(super) fn busy(&self) -> bool {
+        self.room() == 0 || self.eta(0).is_some_and(|eta| eta >= Self::BUSY)
     }
 
     /// True if the oldest request is late: it should not be counted on now.

@@ -66,6 +66,11 @@ impl Partial {
         self.received
     }
 
+    /// True if somebody is asked for a block of it.
+    pub(super) fn waits(&self) -> bool {
+        ((self.open + self.received) as usize) < self.slots.len()
+    }
+
     /// True if every block came: its hash is awaited.
     pub(super) fn complete(&self) -> bool {
         self.received as usize == self.slots.len()

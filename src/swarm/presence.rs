@@ -134,8 +134,11 @@ impl Swarm {
     fn allowed(&mut self, now: Instant, key: PeerKey, piece: PieceIndex) {
         if piece.0 >= self.geometry.pieces() {
             self.out_of_range(now, key);
-        } else if let Some(peer) = self.peers.get_mut(&key).filter(|p| p.allowed.len() < ALLOWED) {
-            self.work |= peer.allowed.insert(piece);
+        } else if let Some(peer) = self.peers.get_mut(&key).filter(|p| p.allowed.len() < ALLOWED)
+            && peer.allowed.insert(piece)
+        {
+            peer.nothing_in = None;
+            self.work = true;
         }
     }
 
@@ -150,6 +153,11 @@ impl Swarm {
             Has::Nothing => 0,
             Has::Some(bits) => bits.beyond(&self.have),
             Has::All => self.geometry.pieces() - self.have.count(),
+        };
+        peer.wanted = match &has {
+            Has::Nothing => 0,
+            Has::Some(bits) => bits.beyond(&self.sated),
+            Has::All => self.geometry.pieces() - self.sated.count(),
         };
         match &has {
             Has::All => self.picker.add_seed(),
@@ -197,6 +205,7 @@ impl Swarm {
             peer.useful += 1;
             peer.nothing_in = None;
         }
+        peer.wanted += u32::from(!self.sated.has(piece));
         if self.wants.contains_key(&piece) {
             self.sourced(piece);
             self.work = true;
@@ -229,13 +238,14 @@ impl Swarm {
         if !self.have.has(piece) {
             peer.useful = peer.useful.saturating_sub(1);
         }
+        peer.wanted = peer.wanted.saturating_sub(u32::from(!self.sated.has(piece)));
         self.check_starved(now);
         self.check_interest(key);
     }
 
     /// What a peer has changed: interest, work, and the end if neither side needs the other.
     fn changed(&mut self, now: Instant, key: PeerKey) {
-        if self.complete() && self.peers.get(&key).is_some_and(|p| p.seed() || p.upload_only) {
+        if self.seeding() && self.peers.get(&key).is_some_and(|p| p.seed() || p.upload_only) {
             self.close(now, key, CloseReason::BothSeeds);
             return;
         }
@@ -291,7 +301,8 @@ impl Swarm {
         }
         self.totals.held += self.length(piece);
         self.evicted.remove(piece);
-        self.count_useful(piece, false);
+        let sated = self.sate(piece);
+        self.count_useful(piece, false, sated);
         self.publish(now, News { piece, have: true });
         self.serve_reads(now, piece);
         self.refile(now, piece);
@@ -299,7 +310,7 @@ impl Swarm {
         if self.ever.insert(piece) && self.ever.full() && !std::mem::replace(&mut self.completed, true) {
             self.effects.push_back(Effect::Completed);
         }
-        if self.complete() {
+        if self.seeding() {
             let seeds: Vec<PeerKey> = self.peers.iter().filter(|(_, p)| p.seed()).map(|(&key, _)| key).collect();
             seeds.into_iter().for_each(|key| self.close(now, key, CloseReason::BothSeeds));
         }
@@ -314,7 +325,7 @@ impl Swarm {
             return;
         }
         let rested = self.background();
-        self.last_eviction = Some(now);
+        self.last_eviction = (!self.copy).then_some(now);
         self.evicted.insert(piece);
         if let Some(want) = self.wants.get_mut(&piece) {
             want.ahead.clear();
@@ -334,7 +345,8 @@ impl Swarm {
             return;
         }
         self.totals.held = self.totals.held.saturating_sub(self.length(piece));
-        self.count_useful(piece, true);
+        let unsated = self.unsate(piece);
+        self.count_useful(piece, true, unsated);
         self.publish(now, News { piece, have: false });
         self.refuse_requests(now, piece);
         self.wait_again(piece);
@@ -343,13 +355,15 @@ impl Swarm {
         self.check_starved(now);
     }
 
-    /// We lack a piece more, or one less.
-    fn count_useful(&mut self, piece: PieceIndex, lacking: bool) {
+    /// We lack a piece more, or one less; `fill`: so does the fill.
+    fn count_useful(&mut self, piece: PieceIndex, lacking: bool, fill: bool) {
+        let count = |before: u32, by: u32| if lacking { before + by } else { before.saturating_sub(by) };
         let mut turned = Vec::new();
         for (&key, peer) in self.peers.iter_mut().filter(|(_, p)| p.has.has(piece)) {
-            let before = peer.useful;
-            peer.useful = if lacking { before + 1 } else { before.saturating_sub(1) };
-            if (before == 0) != (peer.useful == 0) {
+            let before = (peer.useful, peer.wanted);
+            peer.useful = count(peer.useful, 1);
+            peer.wanted = count(peer.wanted, fill.into());
+            if (before.0 == 0) != (peer.useful == 0) || (before.1 == 0) != (peer.wanted == 0) {
                 turned.push(key);
             }
         }

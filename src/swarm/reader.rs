@@ -143,14 +143,10 @@ impl Swarm {
 
     /// What the background fetches, anew: everything, or the files that are read in order.
     pub(super) fn refresh_regions(&mut self) {
-        let pieces = |bytes: &Range<u64>| {
-            let mut pieces = self.geometry.pieces_of(bytes.clone());
-            let first = pieces.next()?.0;
-            Some(first..pieces.next_back().map_or(first, |p| p.0) + 1)
-        };
+        let pieces = |bytes: &Range<u64>| self.geometry.covering(bytes.clone());
         let mut regions: Vec<Range<u32>> = match self.fill {
             Fill::None => Vec::new(),
-            Fill::All => std::iter::once(0..self.geometry.pieces()).collect(),
+            Fill::All => self.wanted.clone(),
             Fill::Open => self.handles.values().filter(|h| h.filling).filter_map(|h| pieces(&h.file)).collect(),
         };
         regions.sort_unstable_by_key(|r| r.start);

@@ -78,6 +78,7 @@ impl Swarm {
     pub(super) fn unchoked(&mut self, now: Instant, key: PeerKey) {
         if let Some(peer) = self.peers.get_mut(&key).filter(|p| p.choking) {
             peer.choking = false;
+            peer.nothing_in = None;
             self.work = true;
             self.check_starved(now);
         }
@@ -127,6 +128,7 @@ impl Swarm {
             late.push(asked.block);
         }
         if !peer.refused.is_empty() {
+            peer.nothing_in = None;
             self.work = true;
             // Kept a while after the time is over, so that the next refusal lasts longer.
             peer.refused.retain(|_, r| r.until + Duration::from_secs(60) > now);

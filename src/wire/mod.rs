@@ -1,5 +1,5 @@
 //! What peers and trackers say, as values: messages and handshakes (BEP 3, 6, 10), extensions (BEP 54), tracker replies
-//! (BEP 3, 7, 15, 23, 24, 41). Decoders take untrusted bytes, allocate nothing ahead of data and never panic.
+//! (BEP 3, 7, 15, 23, 24, 41, 48). Decoders take untrusted bytes, allocate nothing ahead of data and never panic.
 #![forbid(unsafe_code)]
 
 mod bencode;
@@ -7,6 +7,7 @@ mod extension;
 mod fast;
 mod handshake;
 mod message;
+mod scrape;
 mod tracker;
 mod udp_tracker;
 
@@ -14,6 +15,7 @@ pub use extension::{ExtendedHandshake, MAX_METADATA, OUR_DONTHAVE_ID, decode_don
 pub use fast::allowed_fast_set;
 pub use handshake::Handshake;
 pub use message::{MAX_MESSAGE, Message, PIECE_HEADER, PeerId, decode, piece_header};
+pub use scrape::{decode_http_scrape, scrape_url};
 pub use tracker::{
     AnnounceQuery, AnnounceReply, Event, MAX_PEERS, TrackerError, announce_query, announce_url, decode_http_reply,
 };

@@ -87,6 +87,9 @@ pub enum TrackerError {
     /// HTML, rubbish, cut short, or over the limits.
     #[error("the reply is not a bencoded dictionary within the limits")]
     Bencode,
+    /// A dictionary without `files`, so no answer to a scrape.
+    #[error("the reply holds no figures of torrents")]
+    NoFiles,
 }
 
 /// The query string of an announce, without a `?`. Built by hand: info-hashes are bytes, and what re-encodes them as
@@ -120,6 +123,11 @@ pub fn announce_query(query: &AnnounceQuery) -> String {
 /// The URL of an announce: the tracker's own, whose query (a passkey) stays, with [`announce_query`] added.
 #[must_use]
 pub fn announce_url(tracker: &str, query: &AnnounceQuery) -> String {
+    with_query(tracker, &announce_query(query))
+}
+
+/// A tracker's URL without its fragment, with `more` behind the query that it has.
+pub(super) fn with_query(tracker: &str, more: &str) -> String {
     let base = tracker.split('#').next().unwrap_or_default();
     let joint = match base.split_once('?') {
         None => "?",
@@ -127,11 +135,11 @@ pub fn announce_url(tracker: &str, query: &AnnounceQuery) -> String {
         Some((_, own)) if own.ends_with('&') => "",
         Some(_) => "&",
     };
-    format!("{base}{joint}{}", announce_query(query))
+    format!("{base}{joint}{more}")
 }
 
 /// Appends the bytes with all but RFC 3986's unreserved characters escaped.
-fn percent_encode(bytes: &[u8], out: &mut String) {
+pub(super) fn percent_encode(bytes: &[u8], out: &mut String) {
     for &byte in bytes {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             out.push(char::from(byte));
@@ -147,16 +155,10 @@ fn percent_encode(bytes: &[u8], out: &mut String) {
 /// # Errors
 /// [`TrackerError::Failure`] with the tracker's own words, else that it is no reply.
 pub fn decode_http_reply(body: &[u8]) -> Result<AnnounceReply, TrackerError> {
-    if body.is_empty() {
-        return Err(TrackerError::Empty);
-    }
-    let fields = bencode::dictionary(body).ok_or(TrackerError::Bencode)?;
+    let fields = fields(body)?;
     let number = |key: &str| fields.get(key.as_bytes()).and_then(Value::integer);
     let bytes = |key: &str| fields.get(key.as_bytes()).and_then(Value::bytes);
     let text = |key: &str| bytes(key).map(|t| printable(t, MAX_TEXT));
-    if let Some(reason) = text("failure reason") {
-        return Err(TrackerError::Failure(reason));
-    }
     let count = |key: &str| number(key).and_then(|n| u64::try_from(n).ok());
     Ok(AnnounceReply {
         peers: peers(&fields),
@@ -168,6 +170,19 @@ pub fn decode_http_reply(body: &[u8]) -> Result<AnnounceReply, TrackerError> {
         complete: count("complete"),
         incomplete: count("incomplete"),
     })
+}
+
+/// The dictionary that a reply is, unless it is a refusal. Some trackers spell the refusal of a scrape with an
+/// underscore.
+pub(super) fn fields(body: &[u8]) -> Result<Dictionary, TrackerError> {
+    if body.is_empty() {
+        return Err(TrackerError::Empty);
+    }
+    let fields = bencode::dictionary(body).ok_or(TrackerError::Bencode)?;
+    match fields.get(&b"failure reason"[..]).or_else(|| fields.get(&b"failure_reason"[..])).and_then(Value::bytes) {
+        Some(reason) => Err(TrackerError::Failure(printable(reason, MAX_TEXT))),
+        None => Ok(fields),
+    }
 }
 
 fn peers(reply: &Dictionary) -> Vec<SocketAddr> {
@@ -210,7 +225,8 @@ fn listed_peer(peer: &Value) -> Option<(IpAddr, u16)> {
     Some((ip.parse().ok()?, u16::try_from(port).ok()?))
 }
 
-fn can_be_dialled(ip: IpAddr) -> bool {
+/// True for what can be a host's address.
+pub(super) fn can_be_dialled(ip: IpAddr) -> bool {
     !ip.is_unspecified() && !ip.is_multicast() && ip != IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 

@@ -1,8 +1,8 @@
 //! The datagrams between a client and a UDP tracker, both ways (BEP 15, BEP 41). Integers are big-endian.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use super::tracker::{AnnounceQuery, Event, MAX_PEERS};
+use super::tracker::{AnnounceQuery, Event, MAX_PEERS, can_be_dialled};
 use super::{PeerId, printable};
 
 /// What a connect request begins with, in place of a connection id.
@@ -263,15 +263,15 @@ pub fn decode_udp_reply(bytes: &[u8], v6: bool) -> Result<UdpReply, UdpError> {
     }
 }
 
-/// One peer in compact form; none with port 0.
+/// One peer in compact form; none with port 0 or an impossible address.
 fn peer(bytes: &[u8]) -> Option<SocketAddr> {
     let (ip, port) = bytes.split_last_chunk::<2>()?;
     let port = u16::from_be_bytes(*port);
     let ip: IpAddr = match ip.len() {
         4 => Ipv4Addr::from(<[u8; 4]>::try_from(ip).ok()?).into(),
-        _ => Ipv6Addr::from(<[u8; 16]>::try_from(ip).ok()?).into(),
+        _ => IpAddr::V6(<[u8; 16]>::try_from(ip).ok()?.into()).to_canonical(),
     };
-    (port != 0).then(|| SocketAddr::new(ip, port))
+    (port != 0 && can_be_dialled(ip)).then(|| SocketAddr::new(ip, port))
 }
 
 /// A tracker's datagram. Peers are written in the form of their own family: give those of the datagram's family alone.
@@ -375,12 +375,16 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_on_port_0_and_a_rest_are_left_out() {
+    fn impossible_peers_and_a_rest_are_left_out() {
         let mut bytes = [0, 0, 0, 1, 0, 0, 0, 9].to_vec();
         bytes.extend([0; 12]);
-        bytes.extend([10, 0, 0, 1, 0, 0, 10, 0, 0, 2, 0, 7, 10, 0]);
+        bytes.extend([10, 0, 0, 1, 0, 0, 10, 0, 0, 2, 0, 7, 224, 0, 0, 1, 0, 7, 0, 0, 0, 0, 0, 7, 10, 0]);
         let Ok(UdpReply::Announce { peers, .. }) = decode_udp_reply(&bytes, false) else { panic!() };
         assert_eq!(peers, ["10.0.0.2:7".parse().unwrap()]);
+        bytes.truncate(20);
+        bytes.extend([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 10, 0, 0, 3, 0, 7]);
+        let Ok(UdpReply::Announce { peers, .. }) = decode_udp_reply(&bytes, true) else { panic!() };
+        assert_eq!(peers, ["10.0.0.3:7".parse().unwrap()], "a mapped IPv4 address is the IPv4 address");
     }
 
     proptest::proptest! {

@@ -1,10 +1,11 @@
-//! Other people's programs: opentracker, libtorrent (through `lt.py`), Transmission and aria2.
+//! Other people's programs: opentracker, libtorrent (through `lt.py`), Transmission, aria2 and qBittorrent.
 //!
-//! They talk in a `Lab`: a network namespace of the test's own, whose loopback device holds 10.77.0.0/16. Transmission
-//! dials no 127.x address, and nothing that these programs do can leave the lab.
+//! They talk in a `Lab`: a network namespace of the test's own, whose loopback device holds 10.77.0.0/16, or addresses of
+//! 2001:db8:77::/64 instead. Transmission dials no 127.x address and takes no unique local one for IPv6, and nothing that
+//! these programs do can leave the lab.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,6 +22,7 @@ const LIFE: Duration = Duration::from_secs(900);
 /// A network of the test's own; it ends with the thread and the processes in it.
 pub(crate) struct Lab {
     next: std::cell::Cell<u16>,
+    v6: bool,
     pub(crate) dir: tempfile::TempDir,
 }
 
@@ -31,20 +33,44 @@ impl Lab {
         // SAFETY: only the network namespace changes, which no memory depends on.
         unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
             .expect("a network namespace of our own: this test needs root");
-        let ip = |args: &[&str]| succeed(Command::new("ip").args(args), Duration::from_secs(5));
         ip(&["link", "set", "lo", "up"]);
         ip(&["address", "add", "10.77.0.1/16", "dev", "lo"]);
         let dir = tempfile::Builder::new().prefix("swarmfs-lab-").tempdir_in(env!("CARGO_TARGET_TMPDIR"));
         let dir = dir.expect("a directory");
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).expect("its mode");
-        Self { next: std::cell::Cell::new(2), dir }
+        Self { next: std::cell::Cell::new(2), v6: false, dir }
+    }
+
+    /// As `enter`, with addresses of IPv6 for everybody. Those of IPv4 are there for what controls the programs.
+    #[track_caller]
+    pub(crate) fn enter_v6() -> Self {
+        let lab = Self { v6: true, ..Self::enter() };
+        // Transmission has IPv6 if there is a way to the world.
+        ip(&["-6", "route", "add", "default", "dev", "lo"]);
+        lab
     }
 
     /// An address that nobody else in the lab has.
     pub(crate) fn address(&self) -> SocketAddr {
         let number = self.next.replace(self.next.get() + 1);
+        if self.v6 {
+            let address = Ipv6Addr::new(0x2001, 0xdb8, 0x77, 0, 0, 0, 0, number);
+            ip(&["address", "add", &format!("{address}/128"), "dev", "lo", "nodad"]);
+            return SocketAddr::from((address, 6880 + number));
+        }
         let [high, low] = number.to_be_bytes();
         SocketAddr::from((Ipv4Addr::new(10, 77, high, low), 6881))
+    }
+
+    /// The IPv4 address at which the program with this address is controlled: not all of them can be over IPv6.
+    fn control(address: SocketAddr) -> Ipv4Addr {
+        match address.ip() {
+            IpAddr::V4(ip) => ip,
+            IpAddr::V6(ip) => {
+                let [.., high, low] = ip.octets();
+                Ipv4Addr::new(10, 77, high, low)
+            }
+        }
     }
 
     /// A new directory.
@@ -57,6 +83,11 @@ impl Lab {
     fn log(&self, name: &str) -> PathBuf {
         self.dir.path().join(format!("{name}.log"))
     }
+}
+
+#[track_caller]
+fn ip(args: &[&str]) {
+    succeed(Command::new("ip").args(args), Duration::from_secs(5));
 }
 
 /// The torrent of a dataset as libtorrent makes it.
@@ -194,10 +225,14 @@ impl Transmission {
     pub(crate) fn start(lab: &Lab, torrent: &Path, dir: &Path) -> Self {
         let address = lab.address();
         let config = lab.subdir(&format!("transmission-{}", address.ip()));
-        let rpc = format!("{}:9091", address.ip());
+        let control = Lab::control(address).to_string();
+        let rpc = format!("{control}:9091");
+        // It would ask trackers from the IPv4 address whatever theirs is.
+        let (v4, v6) =
+            if lab.v6 { ("0.0.0.0", address.ip()) } else { (control.as_str(), Ipv6Addr::UNSPECIFIED.into()) };
         let settings = serde_json::json!({
-            "bind-address-ipv4": address.ip().to_string(), "peer-port": address.port(),
-            "peer-port-random-on-start": false, "rpc-bind-address": address.ip().to_string(), "rpc-port": 9091,
+            "bind-address-ipv4": v4, "bind-address-ipv6": v6.to_string(), "peer-port": address.port(),
+            "peer-port-random-on-start": false, "rpc-bind-address": control, "rpc-port": 9091,
             "rpc-whitelist-enabled": false, "rpc-host-whitelist-enabled": false, "rpc-authentication-required": false,
             "dht-enabled": false, "lpd-enabled": false, "pex-enabled": false, "utp-enabled": false,
             "port-forwarding-enabled": false, "preallocation": 0, "download-dir": dir, "start-added-torrents": true,
@@ -245,14 +280,80 @@ impl Transmission {
 /// aria2 as a leecher: the process ends with success when all of it is there.
 #[track_caller]
 pub(crate) fn aria2(lab: &Lab, torrent: &Path, dir: &Path) -> Running {
+    aria2_with(lab, torrent, dir, &[])
+}
+
+/// As `aria2`, with more options.
+#[track_caller]
+pub(crate) fn aria2_with(lab: &Lab, torrent: &Path, dir: &Path, options: &[&str]) -> Running {
     let address = lab.address();
     let mut command = Command::new("aria2c");
     command.args(["--seed-time=0", "--enable-dht=false", "--enable-dht6=false", "--bt-enable-lpd=false"]);
     command.args(["--enable-peer-exchange=false", "--file-allocation=none", "--summary-interval=0", "--no-conf"]);
     command.args(["--console-log-level=warn", "--check-certificate=false"]);
     command.arg(format!("--interface={}", address.ip())).arg(format!("--listen-port={}", address.port()));
-    command.arg("-d").arg(dir).arg(torrent);
+    command.args(options).arg("-d").arg(dir).arg(torrent);
     Running::spawn("aria2", command, &lab.log(&format!("aria2-{}", address.ip())), LIFE)
+}
+
+/// qBittorrent with one torrent.
+pub(crate) struct QBittorrent {
+    pub(crate) process: Running,
+    api: SocketAddr,
+}
+
+impl QBittorrent {
+    /// Starts it on `dir`: what is there already is verified and seeded, the rest is downloaded.
+    #[track_caller]
+    pub(crate) fn start(lab: &Lab, torrent: &Path, dir: &Path) -> Self {
+        let address = lab.address();
+        let name = format!("qbittorrent-{}", address.port());
+        let profile = lab.subdir(&format!("qbittorrent-{}", address.ip()));
+        let config = profile.join("qBittorrent/config");
+        std::fs::create_dir_all(&config).expect("a directory");
+        let api = SocketAddr::from((Lab::control(address), 8080));
+        let settings = format!(
+            "[LegalNotice]\nAccepted=true\n[BitTorrent]\nSession\\DHTEnabled=false\nSession\\LSDEnabled=false\n\
+             Session\\PeXEnabled=false\nSession\\BTProtocol=TCP\nSession\\InterfaceAddress={}\nSession\\Port={}\n\
+             Session\\SSRFMitigation=false\nSession\\QueueingSystemEnabled=false\nSession\\Preallocation=false\n\
+             [Network]\nPortForwardingEnabled=false\n[Preferences]\nConnection\\UPnP=false\nWebUI\\Enabled=true\n\
+             WebUI\\Address={}\nWebUI\\Port={}\nWebUI\\UseUPnP=false\nWebUI\\HostHeaderValidation=false\n\
+             WebUI\\LocalHostAuth=false\nWebUI\\AuthSubnetWhitelistEnabled=true\nWebUI\\AuthSubnetWhitelist=0.0.0.0/0\n",
+            address.ip(),
+            address.port(),
+            api.ip(),
+            api.port(),
+        );
+        std::fs::write(config.join("qBittorrent.conf"), settings).expect("its settings");
+        let mut command = Command::new("qbittorrent-nox");
+        command.arg(format!("--profile={}", profile.display())).arg(format!("--save-path={}", dir.display()));
+        command.args(["--add-paused=false", "--skip-dialog=true"]).arg(torrent).env("HOME", &profile);
+        let process = Running::spawn(&name, command, &lab.log(&name), LIFE);
+        let this = Self { process, api };
+        wait_until(Duration::from_secs(30), "qBittorrent has the torrent", || this.info().is_some());
+        this
+    }
+
+    /// What it says of its torrent.
+    pub(crate) fn info(&self) -> Option<serde_json::Value> {
+        let mut stream = TcpStream::connect(self.api).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        write!(stream, "GET /api/v2/torrents/info HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n").ok()?;
+        // It keeps the connection open whatever it is asked.
+        let mut reader = BufReader::new(stream);
+        let head = reader.by_ref().lines().map_while(Result::ok).take_while(|line| !line.is_empty());
+        let length = head.filter_map(|line| line.strip_prefix("content-length: ")?.parse().ok()).last()?;
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).ok()?;
+        let list: serde_json::Value = serde_json::from_slice(&body).ok()?;
+        list.get(0).cloned()
+    }
+
+    /// True when it has and has verified everything, and seeds it.
+    pub(crate) fn is_complete(&self) -> bool {
+        let seeds = |info: serde_json::Value| matches!(info["state"].as_str(), Some("uploading" | "stalledUP"));
+        self.info().is_some_and(seeds)
+    }
 }
 
 /// `swarmfs seed` of a dataset.

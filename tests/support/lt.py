@@ -2,6 +2,7 @@
 """libtorrent as a program for the tests: no DHT, LSD, UPnP, NAT-PMP or uTP, one address per process.
 
 make PATH INFO PIECE_KIB                        writes the bencoded v1 info dictionary of PATH to INFO
+show TORRENT                                    prints what it reads in TORRENT as JSON
 seed TORRENT DIR ADDR:PORT STATUS [RATE]        serves DIR, uploads at most RATE bytes per second
 leech TORRENT DIR ADDR:PORT STATUS [PEER...]    downloads to DIR, exits 0 when all of it is there
 
@@ -24,9 +25,25 @@ def make(path, info, piece_kib):
         out.write(lt.bencode(torrent.generate()[b'info']))
 
 
+def show(torrent):
+    params = lt.load_torrent_file(torrent)
+    info = params.ti
+    files = info.layout() if hasattr(info, 'layout') else info.files()
+    listed = []
+    for n in range(files.num_files()):
+        flags = files.file_flags(n)
+        link = files.symlink(n) if flags & lt.file_flags_t.flag_symlink else ''
+        listed.append({'path': files.file_path(n), 'size': files.file_size(n), 'link': link,
+                       'executable': bool(flags & lt.file_flags_t.flag_executable)})
+    print(json.dumps({
+        'info_hash': str(info.info_hashes().v1), 'piece_length': info.piece_length(), 'files': listed,
+        'private': info.priv(), 'trackers': [list(pair) for pair in zip(params.trackers, params.tracker_tiers)],
+        'web_seeds': params.url_seeds, 'creator': params.created_by, 'comment': params.comment}))
+
+
 def start(torrent, directory, address, seeding, rate=0):
     session = lt.session({
-        'listen_interfaces': address, 'outgoing_interfaces': address.rsplit(':', 1)[0],
+        'listen_interfaces': address, 'outgoing_interfaces': address.rsplit(':', 1)[0].strip('[]'),
         'enable_dht': False, 'enable_lsd': False, 'enable_upnp': False, 'enable_natpmp': False,
         'enable_incoming_utp': False, 'enable_outgoing_utp': False, 'ssrf_mitigation': False,
         'allow_multiple_connections_per_ip': True, 'rate_limit_ip_overhead': False, 'unchoke_slots_limit': 16,
@@ -61,6 +78,8 @@ def main():
     verb, *rest = sys.argv[1:]
     if verb == 'make':
         return make(*rest)
+    if verb == 'show':
+        return show(*rest)
     torrent, directory, address, status, *more = rest
     if verb == 'seed':
         session, handle = start(torrent, directory, address, True, int(more[0]) if more else 0)

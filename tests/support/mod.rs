@@ -5,6 +5,7 @@
 
 pub(crate) mod dataset;
 pub(crate) mod foreign;
+pub(crate) mod gets;
 pub(crate) mod hostile;
 pub(crate) mod mounts;
 pub(crate) mod peer;

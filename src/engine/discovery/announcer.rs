@@ -12,7 +12,7 @@ use tokio::task::{Id, JoinError, JoinHandle, JoinSet};
 use tracing::{Instrument, Span};
 
 use super::announce_schedule::{Answered, Next, Schedule, TrackerIndex};
-use super::http::{self, AnnounceError, Answer};
+use super::ask::{self, Answer, AskError};
 use super::{AnnounceSpec, Progress, TrackerStatus};
 use crate::wire::{AnnounceQuery, Event};
 
@@ -61,9 +61,9 @@ pub fn spawn(
     for (tier, urls) in spec.tiers.iter().enumerate() {
         let mut usable = Vec::new();
         for url in urls.iter().filter(|url| seen.insert(url.as_str())) {
-            let error = http::unusable(url);
+            let error = ask::unusable(url);
             if let Some(why) = error {
-                tracing::warn!(tracker = http::origin(url), "this tracker is not used: {why}");
+                tracing::warn!(tracker = ask::origin(url), "this tracker is not used: {why}");
             }
             usable.push(error.is_none());
             status.push(TrackerStatus {
@@ -144,7 +144,7 @@ impl fmt::Debug for Announcer {
 struct Landed {
     event: Event,
     complete: bool,
-    result: Result<Answer, AnnounceError>,
+    result: Result<Answer, AskError>,
 }
 
 struct Work {
@@ -199,7 +199,7 @@ impl Work {
         let query = self.query(index, event);
         let (bind, deadlines, complete) = (self.spec.bind, self.spec.deadlines, query.left == 0);
         let flight = async move {
-            let result = http::announce(&url, &query, bind, deadlines).await;
+            let result = ask::announce(&url, &query, bind, deadlines).await;
             Landed { event, complete, result }
         };
         let handle = self.flights.spawn(flight.instrument(Span::current()));
@@ -231,8 +231,10 @@ impl Work {
         let (_, index) = self.asked.swap_remove(at);
         match landed {
             Ok(Landed { event, complete, result: Ok(answer) }) => self.answered(index, event, complete, answer),
-            Ok(Landed { result: Err(error), .. }) => self.failed(index, &error.to_string()),
-            Err(error) => self.failed(index, &error.to_string()),
+            Ok(Landed { result: Err(error), .. }) => {
+                self.failed(index, matches!(error, AskError::Silent(_)), &error.to_string());
+            }
+            Err(error) => self.failed(index, false, &error.to_string()),
         }
     }
 
@@ -245,7 +247,7 @@ impl Work {
             *kept = Some(id);
         }
         if let Some(status) = self.shared.status().get_mut(index.0) {
-            let tracker = http::origin(&status.url);
+            let tracker = ask::origin(&status.url);
             if reply.warning.is_some() && reply.warning != status.warning {
                 tracing::warn!(tracker, "the tracker says: {}", reply.warning.as_deref().unwrap_or_default());
             }
@@ -266,12 +268,12 @@ impl Work {
         }
     }
 
-    fn failed(&mut self, index: TrackerIndex, error: &str) {
-        self.schedule.failed(Instant::now(), index);
+    fn failed(&mut self, index: TrackerIndex, silent: bool, error: &str) {
+        self.schedule.failed(Instant::now(), index, silent);
         if let Some(status) = self.shared.status().get_mut(index.0)
             && status.error.as_deref() != Some(error)
         {
-            tracing::warn!(tracker = http::origin(&status.url), "announce failed: {error}");
+            tracing::warn!(tracker = ask::origin(&status.url), "announce failed: {error}");
             status.error = Some(error.to_owned());
         }
     }
@@ -290,8 +292,8 @@ impl Work {
             let Some(url) = self.urls.get(index.0).cloned() else { continue };
             let (query, bind, deadlines) = (self.query(index, Event::Stopped), self.spec.bind, self.spec.deadlines);
             goodbyes.spawn(async move {
-                if let Err(error) = http::announce(&url, &query, bind, deadlines).await {
-                    tracing::debug!(tracker = http::origin(&url), "`stopped` was not taken: {error}");
+                if let Err(error) = ask::announce(&url, &query, bind, deadlines).await {
+                    tracing::debug!(tracker = ask::origin(&url), "`stopped` was not taken: {error}");
                 }
             });
         }

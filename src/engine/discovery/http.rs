@@ -1,8 +1,8 @@
-//! One announce over HTTP(S): our own redirects, every address checked before a connection is made to it, every wait
+//! One announce or scrape over HTTP(S): our own redirects, every address checked before a connection is made to it, every wait
 //! under a deadline, every body capped after inflation.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,131 +13,101 @@ use tokio::time::timeout;
 use url::{Host, Url};
 
 use super::Deadlines;
+use super::ask::{Answer, AskError, LOCAL_TARGET, refusal};
 use super::reach::{Place, Reach};
-use crate::wire::{AnnounceQuery, AnnounceReply, TrackerError, announce_url, decode_http_reply};
+use super::resolve::lookup;
+use crate::wire::{
+    AnnounceQuery, ScrapeEntry, TrackerError, announce_url, decode_http_reply, decode_http_scrape, scrape_url,
+};
 
 /// The most bytes of a reply, inflated: libtorrent's cap.
 const MAX_BODY: usize = 1 << 20;
 /// The most redirects of one announce.
-const MAX_REDIRECTS: usize = 5;
-/// Announces of the process at one time, so that many torrents do not open many sockets at once.
-static ANNOUNCES: Semaphore = Semaphore::const_new(50);
-/// Name lookups of the process at one time: each holds a thread for as long as the resolver likes.
-static LOOKUPS: Semaphore = Semaphore::const_new(16);
+pub(super) const MAX_REDIRECTS: usize = 5;
+/// Requests of the process at one time, so that many torrents do not open many sockets at once.
+static REQUESTS: Semaphore = Semaphore::const_new(50);
 
-/// Why an announce failed. None of them names the URL, which may hold a passkey.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum AnnounceError {
-    #[error("no answer within {0:?}")]
-    Deadline(Duration),
-    #[error("{0}")]
-    Transfer(String),
-    #[error("it answers with HTTP status {}", .0.as_u16())]
-    Status(StatusCode),
-    #[error("it redirects more than {MAX_REDIRECTS} times")]
-    Redirects,
-    #[error("refused: {0}")]
-    Refused(&'static str),
-    #[error("its answer is longer than 1 MiB")]
-    TooLong,
-    #[error(transparent)]
-    Reply(#[from] TrackerError),
-}
-
-/// A tracker's answer.
-#[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) reply: AnnounceReply,
-    /// It came from this machine or network.
-    pub(super) local: bool,
-}
-
-const LOCAL_TARGET: &str = "it leads to an address of this machine or network that is no tracker's";
-
-/// Why a tracker's URL cannot be used at all, if so.
-pub(super) fn unusable(tracker: &str) -> Option<&'static str> {
-    let Ok(url) = Url::parse(tracker) else { return Some("it is not a URL") };
-    match url.scheme() {
-        "http" | "https" => refusal(&url).or_else(|| {
-            url.query_pairs()
-                .any(|(key, _)| key == "info_hash" || key == "event")
-                .then_some("its query holds parameters that are ours to set")
-        }),
-        "udp" => Some("UDP trackers are not built yet"),
-        "ws" | "wss" => Some("WebTorrent trackers are not built yet"),
-        _ => Some("only http and https trackers can be used"),
-    }
-}
-
-/// Why a URL, the torrent's or a redirect's, is not asked whatever its address; libtorrent's rules.
-fn refusal(url: &Url) -> Option<&'static str> {
-    match url.host() {
-        _ if !matches!(url.scheme(), "http" | "https") => Some("only http and https trackers can be used"),
-        None => Some("it names no host"),
-        // Look-alike letters would lead elsewhere than it reads.
-        Some(Host::Domain(name)) if name.split('.').any(|label| label.starts_with("xn--")) => {
-            Some("international host names are refused")
-        }
-        Some(_) => None,
-    }
-}
-
-/// Scheme, host and port of a URL: what may be logged of it.
-pub(super) fn origin(tracker: &str) -> String {
-    Url::parse(tracker).map_or_else(
-        |_| "a tracker without a URL".to_owned(),
-        |url| {
-            let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
-            format!("{}://{}{port}", url.scheme(), url.host_str().unwrap_or_default())
-        },
-    )
-}
-
-/// Announces to one tracker. At most 50 run at once in the process; the others wait here, outside their deadlines.
+/// Announces to one tracker.
 pub(super) async fn announce(
     tracker: &str,
     query: &AnnounceQuery,
     bind: Option<IpAddr>,
     deadlines: Deadlines,
-) -> Result<Answer, AnnounceError> {
-    // The semaphore is never closed.
-    let _turn = ANNOUNCES.acquire().await;
-    timeout(deadlines.total, follow(tracker, query, bind, deadlines))
-        .await
-        .unwrap_or(Err(AnnounceError::Deadline(deadlines.total)))
+) -> Result<Answer, AskError> {
+    let reach = reach_of(tracker)?;
+    let fetched = fetch(&announce_url(tracker, query), reach, bind, deadlines).await?;
+    let local = fetched.place != Place::Global;
+    Ok(Answer { reply: fetched.decoded(decode_http_reply)?, local })
 }
 
-async fn follow(
+/// The figures of torrents, if the tracker's URL says where they are asked for (BEP 48).
+pub(super) async fn scrape(
     tracker: &str,
-    query: &AnnounceQuery,
+    info_hashes: &[[u8; 20]],
     bind: Option<IpAddr>,
     deadlines: Deadlines,
-) -> Result<Answer, AnnounceError> {
-    if let Some(why) = unusable(tracker) {
-        return Err(AnnounceError::Refused(why));
+) -> Result<Vec<ScrapeEntry>, AskError> {
+    // What may be announced to may be scraped.
+    let reach = reach_of(tracker)?;
+    let url = scrape_url(tracker, info_hashes);
+    let url = url.ok_or(AskError::Refused("its URL does not end in announce, so it says nowhere to scrape"))?;
+    fetch(&url, reach, bind, deadlines).await?.decoded(|body| decode_http_scrape(body, info_hashes))
+}
+
+fn reach_of(tracker: &str) -> Result<Reach, AskError> {
+    Url::parse(tracker).map(|url| Reach::given(url.path())).map_err(|_| AskError::Refused("it is not a URL"))
+}
+
+/// What came in the end.
+struct Fetched {
+    status: StatusCode,
+    body: Vec<u8>,
+    /// Where it came from.
+    place: Place,
+}
+
+impl Fetched {
+    /// The reply; of an HTTP failure only what the tracker itself gives as the reason.
+    fn decoded<T>(&self, decode: impl FnOnce(&[u8]) -> Result<T, TrackerError>) -> Result<T, AskError> {
+        let reply = decode(&self.body);
+        if self.status.is_success() || matches!(reply, Err(TrackerError::Failure(_))) {
+            Ok(reply?)
+        } else {
+            Err(AskError::Status(self.status.as_u16()))
+        }
     }
-    let mut url = Url::parse(&announce_url(tracker, query)).map_err(|_| AnnounceError::Refused("it is not a URL"))?;
-    let mut reach = Reach::given(url.path());
+}
+
+/// Asks for a URL. At most 50 such requests run at once in the process; the others wait here, outside their deadlines.
+async fn fetch(url: &str, reach: Reach, bind: Option<IpAddr>, deadlines: Deadlines) -> Result<Fetched, AskError> {
+    // The semaphore is never closed.
+    let _turn = REQUESTS.acquire().await;
+    timeout(deadlines.total, follow(url, reach, bind, deadlines))
+        .await
+        .unwrap_or(Err(AskError::Deadline(deadlines.total)))
+}
+
+async fn follow(url: &str, mut reach: Reach, bind: Option<IpAddr>, deadlines: Deadlines) -> Result<Fetched, AskError> {
+    let mut url = Url::parse(url).map_err(|_| AskError::Refused("it is not a URL"))?;
     for _ in 0..=MAX_REDIRECTS {
         let response = send(&url, reach, bind, deadlines).await?;
         // No address would be a proxy's, and there is none: nothing inward is allowed then.
         let place = response.remote_addr().map_or(Place::Global, |addr| Place::of(addr.ip()));
         if !response.status().is_redirection() {
-            let reply = read(response, deadlines).await?;
-            return Ok(Answer { reply, local: place != Place::Global });
+            return Ok(Fetched { status: response.status(), body: read(response, deadlines).await?, place });
         }
         let location = response.headers().get(header::LOCATION).and_then(|to| to.to_str().ok());
-        let location = location.ok_or_else(|| AnnounceError::Status(response.status()))?;
-        url = url.join(location).map_err(|_| AnnounceError::Refused("it redirects to what is not a URL"))?;
+        let location = location.ok_or_else(|| AskError::Status(response.status().as_u16()))?;
+        url = url.join(location).map_err(|_| AskError::Refused("it redirects to what is not a URL"))?;
         if let Some(why) = refusal(&url) {
-            return Err(AnnounceError::Refused(why));
+            return Err(AskError::Refused(why));
         }
         reach = Reach::redirected(place, url.path());
     }
-    Err(AnnounceError::Redirects)
+    Err(AskError::Redirects)
 }
 
-async fn send(url: &Url, reach: Reach, bind: Option<IpAddr>, deadlines: Deadlines) -> Result<Response, AnnounceError> {
+async fn send(url: &Url, reach: Reach, bind: Option<IpAddr>, deadlines: Deadlines) -> Result<Response, AskError> {
     // The resolver checks names; addresses never get there.
     let literal = match url.host() {
         Some(Host::Ipv4(ip)) => Some(IpAddr::V4(ip)),
@@ -145,43 +115,36 @@ async fn send(url: &Url, reach: Reach, bind: Option<IpAddr>, deadlines: Deadline
         _ => None,
     };
     if literal.is_some_and(|ip| !reach.admits(ip)) {
-        return Err(AnnounceError::Refused(LOCAL_TARGET));
+        return Err(AskError::Refused(LOCAL_TARGET));
     }
     let request = client(bind, reach, deadlines.connect).map_err(failed)?.get(url.clone());
     let deadline = deadlines.connect + deadlines.receive;
-    timeout(deadline, request.send()).await.map_err(|_| AnnounceError::Deadline(deadline))?.map_err(failed)
+    timeout(deadline, request.send()).await.map_err(|_| AskError::Deadline(deadline))?.map_err(failed)
 }
 
-async fn read(mut response: Response, deadlines: Deadlines) -> Result<AnnounceReply, AnnounceError> {
-    let status = response.status();
+async fn read(mut response: Response, deadlines: Deadlines) -> Result<Vec<u8>, AskError> {
     let mut body = Vec::new();
     loop {
         let chunk = timeout(deadlines.receive, response.chunk()).await;
-        match chunk.map_err(|_| AnnounceError::Deadline(deadlines.receive))?.map_err(failed)? {
-            None => break,
-            Some(chunk) if body.len() + chunk.len() > MAX_BODY => return Err(AnnounceError::TooLong),
+        match chunk.map_err(|_| AskError::Deadline(deadlines.receive))?.map_err(failed)? {
+            None => return Ok(body),
+            Some(chunk) if body.len() + chunk.len() > MAX_BODY => return Err(AskError::TooLong),
             Some(chunk) => body.extend_from_slice(&chunk),
         }
-    }
-    let reply = decode_http_reply(&body);
-    if status.is_success() || matches!(reply, Err(TrackerError::Failure(_))) {
-        Ok(reply?)
-    } else {
-        Err(AnnounceError::Status(status))
     }
 }
 
 /// The innermost cause, which is what a user can act on ("connection refused"), without the URL.
-fn failed(error: reqwest::Error) -> AnnounceError {
+fn failed(error: reqwest::Error) -> AskError {
     if error.is_timeout() {
-        return AnnounceError::Transfer("it cannot be reached in time".to_owned());
+        return AskError::Transfer("it cannot be reached in time".to_owned());
     }
     let error = error.without_url();
     let mut cause: &dyn std::error::Error = &error;
     while let Some(next) = cause.source() {
         cause = next;
     }
-    AnnounceError::Transfer(cause.to_string())
+    AskError::Transfer(cause.to_string())
 }
 
 /// What clients differ in.
@@ -226,18 +189,7 @@ impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let reach = self.0;
         Box::pin(async move {
-            let turn = LOOKUPS.acquire().await?;
-            let lookup = tokio::task::spawn_blocking(move || {
-                // Held until the thread is free again, though nobody may wait for it any more.
-                let _turn = turn;
-                (name.as_str(), 0).to_socket_addrs().map(Vec::from_iter)
-            });
-            let mut found: Vec<SocketAddr> = lookup.await??;
-            let any = !found.is_empty();
-            found.retain(|addr| reach.admits(addr.ip()));
-            if any && found.is_empty() {
-                return Err(AnnounceError::Refused(LOCAL_TARGET).into());
-            }
+            let found = lookup(name.as_str().to_owned(), 0, reach).await?;
             let found: Addrs = Box::new(found.into_iter());
             Ok(found)
         })
@@ -247,43 +199,6 @@ impl Resolve for GuardedResolver {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn urls_that_cannot_be_used_say_why() {
-        for tracker in [
-            "http://t.example/announce",
-            "https://t.example:8443/announce?passkey=abc",
-            "http://127.0.0.1:6969/announce",
-            "http://[::1]:6969/announce",
-        ] {
-            assert_eq!(unusable(tracker), None, "{tracker}");
-        }
-        for (tracker, why) in [
-            ("udp://t.example:6969/announce", "UDP trackers are not built yet"),
-            ("wss://t.example", "WebTorrent trackers are not built yet"),
-            ("ftp://t.example/announce", "only http and https trackers can be used"),
-            ("file:///etc/passwd", "only http and https trackers can be used"),
-            ("announce", "it is not a URL"),
-            ("", "it is not a URL"),
-            ("http://t.example/announce?info_hash=x", "its query holds parameters that are ours to set"),
-            ("http://t.example/x?a=b&event=stopped", "its query holds parameters that are ours to set"),
-            ("http://t.example/x?%65vent=stopped", "its query holds parameters that are ours to set"),
-            ("http://ex\u{e4}mple.org/announce", "international host names are refused"),
-            ("http://a.xn--80ak6aa92e.com/announce", "international host names are refused"),
-        ] {
-            assert_eq!(unusable(tracker), Some(why), "{tracker}");
-        }
-    }
-
-    #[test]
-    fn logs_get_no_passkey() {
-        assert_eq!(
-            origin("https://user:secret@t.example:8443/secret/announce?passkey=secret"),
-            "https://t.example:8443"
-        );
-        assert_eq!(origin("udp://t.example:6969"), "udp://t.example:6969");
-        assert_eq!(origin("secret"), "a tracker without a URL");
-    }
 
     #[test]
     fn a_query_reaches_the_wire_as_it_was_built() {
@@ -329,12 +244,12 @@ mod tests {
                 }
             };
             timeout(Duration::from_secs(9), came).await.expect("the wave comes");
-            assert_eq!(ANNOUNCES.available_permits(), 50 - wave);
+            assert_eq!(REQUESTS.available_permits(), 50 - wave);
             // Hangs up on all of them.
             held.lock().expect("not poisoned").clear();
             for _ in 0..wave {
                 let end = all.join_next().await.expect("one for each").expect("no panic");
-                assert!(matches!(end, Err(AnnounceError::Transfer(_))), "{end:?}");
+                assert!(matches!(end, Err(AskError::Transfer(_))), "{end:?}");
             }
         }
     }

@@ -1,17 +1,26 @@
-//! Announces: peers from HTTP(S) trackers (BEP 3, BEP 12). [`spawn`] starts one task per torrent. It is a thin loop
-//! around a pure schedule that says which tracker is asked next and when; `http` makes one announce, within deadlines
-//! and caps; `reach` says which addresses a stranger's URL may lead to. Whatever trackers do, nobody waits for them but
-//! this task.
+//! Announces: peers from HTTP(S) trackers (BEP 3, BEP 12) and UDP ones (BEP 15, BEP 41); scrapes (BEP 48, BEP 15).
+//! [`spawn`] starts one task per torrent. It is a thin loop around a pure schedule that says which tracker is asked next
+//! and when; `ask` says which URLs are asked at all and hands them to `http` or `udp`, which make one announce within
+//! deadlines and caps; `exchange` is what goes back and forth with a UDP tracker, without sockets; `resolve` and `reach`
+//! say which addresses a stranger's URL may lead to. Whatever trackers do, nobody waits for them but this task.
+//!
+//! A UDP tracker has 15 s and then 30 s to answer, the first two waits of BEP 15. Then the announce has failed, and the
+//! schedule goes on with 60 s, 120 s and so on, as with any tracker to 600 s. Meanwhile the next trackers are asked.
 
 mod announce_schedule;
 mod announcer;
+mod ask;
+mod exchange;
 mod http;
 mod reach;
+mod resolve;
+mod udp;
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 pub use announcer::{Announcer, spawn};
+pub use ask::{AskError, scrape};
 
 use crate::wire::PeerId;
 
@@ -39,12 +48,15 @@ pub struct AnnounceSpec {
 /// How long a tracker may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadlines {
-    /// To resolve its name and connect. Default 10 s.
+    /// To resolve its name and, over HTTP, to connect. Default 10 s.
     pub connect: Duration,
     /// To send the next bytes of its answer. Default 10 s.
     pub receive: Duration,
-    /// For everything, redirects included. Default 30 s.
+    /// For everything over HTTP, redirects included. Default 30 s.
     pub total: Duration,
+    /// To answer a first datagram. It is sent again after this, and given up after twice this more (BEP 15). Default
+    /// 15 s.
+    pub retry: Duration,
     /// For all `stopped` announces together, when the session ends. Default 3 s.
     pub stop: Duration,
 }
@@ -55,6 +67,7 @@ impl Default for Deadlines {
             connect: Duration::from_secs(10),
             receive: Duration::from_secs(10),
             total: Duration::from_secs(30),
+            retry: Duration::from_secs(15),
             stop: Duration::from_secs(3),
         }
     }

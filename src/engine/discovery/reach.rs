@@ -63,6 +63,13 @@ impl Reach {
         Self { private: true, loopback: announce, link_local: announce }
     }
 
+    /// For the UDP trackers that the torrent gives: anywhere but to what is no host's address. No path is asked for: a
+    /// service that is no tracker gets 16 bytes, none of them the torrent's, and only a tracker's answer to them brings
+    /// on more.
+    pub(super) fn datagrams() -> Self {
+        Self { private: true, loopback: true, link_local: false }
+    }
+
     /// For a redirect of a host at `from`: outwards or sideways, never inwards.
     pub(super) fn redirected(from: Place, path: &str) -> Self {
         Self {
@@ -133,6 +140,15 @@ mod tests {
             assert!(!admits("/shutdown", ip) && !admits("/x/announce", ip) && !admits("/", ip), "{ip}");
         }
         assert!(admits("/tracker", "192.168.1.1") && admits("/tracker", "8.8.8.8"));
+    }
+
+    #[test]
+    fn datagrams_reach_hosts_only() {
+        let admits = |ip: &str| Reach::datagrams().admits(ip.parse().expect("an address"));
+        assert!(admits("127.0.0.1") && admits("::1") && admits("192.168.1.1") && admits("8.8.8.8"));
+        for ip in ["169.254.169.254", "::ffff:169.254.169.254", "fe80::1", "224.0.0.1", "255.255.255.255", "ff02::1"] {
+            assert!(!admits(ip), "{ip}");
+        }
     }
 
     #[test]

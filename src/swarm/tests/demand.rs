@@ -241,6 +241,22 @@ fn a_snubbed_peer_keeps_one_request_and_is_forgiven_by_a_block() {
 }
 
 #[test]
+fn a_peer_that_had_nothing_while_it_choked_is_asked_once_it_unchokes() {
+    let mut lab = Lab::new(8, BLOCK, Fill::All);
+    let peer = lab.connect(Character::Scripted, true);
+    lab.says(peer, Message::HaveAll);
+    lab.says(peer, Message::AllowedFast(PieceIndex(3)));
+    let asked = lab.pending(peer);
+    assert_eq!(asked.len(), 1, "what a choked peer may have");
+    lab.deliver(peer, asked[0]);
+    assert_eq!(lab.pending(peer), []);
+    lab.says(peer, Message::AllowedFast(PieceIndex(5)));
+    assert_eq!(lab.pending(peer).len(), 1);
+    lab.says(peer, Message::Unchoke);
+    assert_eq!(lab.pending(peer).len(), 6, "nothing else happens that would make it look again");
+}
+
+#[test]
 fn a_torrent_that_nobody_serves_takes_no_memory() {
     let mut lab = Lab::new(64, 4 * BLOCK, Fill::None);
     lab.open();
@@ -268,4 +284,19 @@ fn a_peer_that_changes_its_mind_all_the_time_is_looked_at_now_and_then() {
     let before = lab.count(|e| *e == Effect::Starved);
     let end = lab.now + secs(2);
     assert!(lab.run_until(end, |lab| lab.count(|e| *e == Effect::Starved) > before));
+}
+
+#[test]
+fn a_read_beside_many_slow_peers_is_shared_out_to_the_soonest() {
+    let mut lab = Lab::new(40, 4 * BLOCK, Fill::None);
+    for n in 0..30 {
+        lab.seed(serves(60_000 + 1_000 * n));
+    }
+    lab.open();
+    // After a while everybody has been measured, and none would have a block within what the others need together.
+    for n in 0..40u64 {
+        let piece = n * 7 % 40;
+        let took = lab.timed(piece * 4 * BLOCK..(piece + 1) * 4 * BLOCK);
+        assert!(took < secs(1), "piece {piece}, the {n}th, took {took:?}");
+    }
 }

@@ -4,9 +4,11 @@
 mod cost;
 mod demand;
 mod integrity;
+mod memory;
 mod model;
 mod pace;
 mod readahead;
+mod wanted;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -81,6 +83,8 @@ impl Lab {
             files: files.into(),
             complete: false,
             fill,
+            wanted: None,
+            copy: false,
             upload: true,
             reqq: 500,
             info_hash: [7; 20],
@@ -395,6 +399,8 @@ pub(super) fn setup(pieces: u32, piece_length: u64, complete: bool, fill: Fill) 
         files: std::iter::once(0..total).collect(),
         complete,
         fill,
+        wanted: None,
+        copy: false,
         upload: true,
         reqq: 500,
         info_hash: [7; 20],
