@@ -13,9 +13,8 @@
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{BufWriter, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -25,13 +24,12 @@ use std::time::{Duration, Instant};
 
 use support::dataset::{Dataset, FileEntry};
 use support::foreign::libtorrent;
-use support::peer::{Request, handshake, message, request_body};
 use support::process::{Running, swarmfs};
+use support::sink::Sink;
 use support::torrent::Torrent;
 use support::{MIB, Random, free_address, wait_until};
 
-const BLOCK: u32 = 16 * 1024;
-const PIECE: u32 = 1 << 20;
+const PIECE: u64 = 1 << 20;
 const LENGTH: u64 = 1 << 30;
 /// Requests that a sink has out: libtorrent's `max_out_request_queue`.
 const OUTSTANDING: usize = 500;
@@ -68,7 +66,7 @@ impl Payload {
             }
             out.flush().expect("room on the disk");
         }
-        let torrent = Torrent::of(&dataset, PIECE.into());
+        let torrent = Torrent::of(&dataset, PIECE);
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
         let file = torrent.write(dir.path(), None);
         Self { dataset, torrent, dir, file }
@@ -122,122 +120,6 @@ impl Serving {
     }
 }
 
-/// A leecher that keeps nothing.
-struct Sink<'a> {
-    stream: TcpStream,
-    torrent: &'a Torrent,
-    /// The next block, and those that were rejected.
-    next: u64,
-    again: VecDeque<Request>,
-    out: usize,
-    unchoked: bool,
-}
-
-impl<'a> Sink<'a> {
-    /// A seed may close connections until it is ready.
-    fn connect(address: SocketAddr, torrent: &'a Torrent) -> Self {
-        let mut sink = Self::try_connect(address, torrent);
-        wait_until(LIMIT, "a connection to the seed", || {
-            if sink.is_err() {
-                sink = Self::try_connect(address, torrent);
-            }
-            sink.is_ok()
-        });
-        sink.expect("a connection")
-    }
-
-    fn try_connect(address: SocketAddr, torrent: &'a Torrent) -> io::Result<Self> {
-        let mut stream = TcpStream::connect(address)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(LIMIT))?;
-        let mut hello = handshake(&torrent.info_hash);
-        message(&mut hello, 15, &[]);
-        message(&mut hello, 2, &[]);
-        stream.write_all(&hello)?;
-        stream.read_exact(&mut [0; 68])?;
-        Ok(Self { stream, torrent, next: 0, again: VecDeque::new(), out: 0, unchoked: false })
-    }
-
-    fn blocks(&self) -> u64 {
-        self.torrent.length.div_ceil(BLOCK.into())
-    }
-
-    fn block(&self, number: u64) -> Request {
-        let at = number % self.blocks() * u64::from(BLOCK);
-        let piece = u32::try_from(at / u64::from(PIECE)).expect("a piece");
-        let begin = u32::try_from(at % u64::from(PIECE)).expect("an offset");
-        let left = self.torrent.length - at;
-        Request { piece, begin, length: u32::try_from(left.min(BLOCK.into())).expect("a block") }
-    }
-
-    /// Fills the pipeline up to block `end`, once a tenth of it is free.
-    fn ask(&mut self, end: u64) -> io::Result<()> {
-        if !self.unchoked || OUTSTANDING - self.out < OUTSTANDING / 10 {
-            return Ok(());
-        }
-        let mut requests = Vec::with_capacity(17 * OUTSTANDING);
-        while self.out < OUTSTANDING {
-            let request = match self.again.pop_front() {
-                Some(request) => request,
-                None if self.next < end => {
-                    self.next += 1;
-                    self.block(self.next - 1)
-                }
-                None => break,
-            };
-            self.out += 1;
-            message(&mut requests, 6, &request_body(request));
-        }
-        self.stream.write_all(&requests)
-    }
-
-    /// Fetches `blocks` (round and round) until `stop`; adds payload to `bytes`. Returns when the first request left.
-    fn run(&mut self, blocks: u64, stop: &AtomicBool, bytes: &AtomicU64) -> io::Result<Instant> {
-        let mut buffer = vec![0; 256 * 1024];
-        let (mut held, mut came, mut start) = (0, 0, None);
-        while came < blocks && !stop.load(Ordering::Relaxed) {
-            // Whole messages but for a block's payload, of which only the end is looked for.
-            let count = self.stream.read(&mut buffer[held..])?;
-            if count == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            held += count;
-            let mut at = 0;
-            while held - at >= 4 {
-                let length = u32::from_be_bytes(buffer[at..at + 4].try_into().expect("four bytes"));
-                let end = at + 4 + usize::try_from(length).expect("a length");
-                if end > held {
-                    break;
-                }
-                let body = &buffer[at + 4..end];
-                match body.first() {
-                    Some(7) => {
-                        self.out -= 1;
-                        came += 1;
-                        bytes.fetch_add(u64::from(length) - 9, Ordering::Relaxed);
-                    }
-                    Some(1) => {
-                        self.unchoked = true;
-                        start.get_or_insert_with(Instant::now);
-                    }
-                    Some(0) => self.unchoked = false,
-                    Some(16) => {
-                        let field = |n: usize| u32::from_be_bytes(body[n..n + 4].try_into().expect("four bytes"));
-                        self.out -= 1;
-                        self.again.push_back(Request { piece: field(1), begin: field(5), length: field(9) });
-                    }
-                    _ => {}
-                }
-                at = end;
-            }
-            buffer.copy_within(at..held, 0);
-            held -= at;
-            self.ask(blocks)?;
-        }
-        start.ok_or_else(|| io::ErrorKind::TimedOut.into())
-    }
-}
-
 /// What a run gave.
 #[derive(Clone, Copy, Debug)]
 struct Figures {
@@ -254,24 +136,38 @@ impl Figures {
 
 fn to_sink(payload: &Payload, by: Seed) -> Figures {
     let seed = payload.serve(by, &[]);
-    let mut sink = Sink::connect(seed.address, &payload.torrent);
+    let mut sink = Sink::connect(seed.address, &payload.torrent, OUTSTANDING);
     let before = seed.cpu();
-    let start = sink.run(LENGTH / u64::from(BLOCK), &AtomicBool::new(false), &AtomicU64::new(0)).expect("1 GiB");
+    let start = sink.run(sink.blocks(), &AtomicBool::new(false), &AtomicU64::new(0)).expect("1 GiB");
     let seconds = start.elapsed().as_secs_f64();
     Figures { seconds, cpu: (seed.cpu() - before).as_secs_f64() }
 }
 
+/// Timed from the first byte on: libtorrent dials anew, without encryption, whom it cannot reach with it.
 fn to_leecher(payload: &Payload, by: Seed) -> Figures {
     let seed = payload.serve(by, &[]);
-    let dir = tempfile::tempdir_in(payload.dir.path()).expect("a directory");
+    // Not a disk's speed is measured.
+    let memory = Path::new("/dev/shm");
+    let place = if memory.is_dir() { memory } else { payload.dir.path() };
+    let dir = tempfile::tempdir_in(place).expect("a directory");
+    let status = dir.path().join("leech.json");
     let mut command = libtorrent();
     command.arg("leech").arg(&payload.file).arg(dir.path()).arg(free_address().to_string());
-    command.arg(dir.path().join("leech.json")).arg(seed.address.to_string());
-    let (before, start) = (seed.cpu(), Instant::now());
+    command.arg(&status).arg(seed.address.to_string());
+    let before = seed.cpu();
     let mut leech = Running::spawn("leech", command, &payload.dir.path().join("leech.log"), LIMIT);
-    let Some((status, _)) = leech.wait(LIMIT) else { panic!("the leecher is not done: {}", leech.log()) };
+    let downloaded = || {
+        let text = std::fs::read(&status).unwrap_or_default();
+        serde_json::from_slice::<serde_json::Value>(&text).ok().and_then(|s| s["downloaded"].as_u64()).unwrap_or(0)
+    };
+    wait_until(LIMIT, "the first byte", || downloaded() > 0);
+    let (early, start) = (downloaded(), Instant::now());
+    wait_until(LIMIT, "the last byte", || downloaded() >= LENGTH);
+    let seconds = start.elapsed().as_secs_f64() * LENGTH as f64 / (LENGTH - early) as f64;
+    let cpu = (seed.cpu() - before).as_secs_f64();
+    let Some((status, _)) = leech.wait(LIMIT) else { panic!("the leecher does not end: {}", leech.log()) };
     assert!(status.success(), "{status}");
-    Figures { seconds: start.elapsed().as_secs_f64(), cpu: (seed.cpu() - before).as_secs_f64() }
+    Figures { seconds, cpu }
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -311,7 +207,7 @@ fn many(payload: &Payload) {
     std::thread::scope(|scope| {
         for count in counts.iter() {
             let (stop, torrent, address) = (&stop, &payload.torrent, seed.address);
-            scope.spawn(move || Sink::connect(address, torrent).run(u64::MAX, stop, count));
+            scope.spawn(move || Sink::connect(address, torrent, OUTSTANDING).run(u64::MAX, stop, count));
         }
         let all = || counts.iter().map(|count| count.load(Ordering::Relaxed)).collect::<Vec<_>>();
         wait_until(LIMIT, "every sink is unchoked", || all().iter().all(|&count| count > 0));
@@ -328,31 +224,20 @@ fn many(payload: &Payload) {
         stop.store(true, Ordering::Relaxed);
     });
     got.sort_unstable();
-    let (least, most, middle) = (got[0], got[SINKS - 1], got[SINKS / 2]);
-    println!(
-        "many: least {:.1} MB, median {:.1} MB, most {:.1} MB in 10 s; the least has {:.1} % of the most",
-        least as f64 / 1e6,
-        middle as f64 / 1e6,
-        most as f64 / 1e6,
-        100.0 * least as f64 / most as f64
-    );
+    let tenths: Vec<String> =
+        got.iter().step_by(5).chain(got.last()).map(|b| format!("{:.0}", *b as f64 / 1e6)).collect();
+    println!("many: MB in 10 s by tenths of the sinks: {}", tenths.join(" "));
+    println!("many: the least has {:.1} % of the most", 100.0 * got[0] as f64 / got[SINKS - 1] as f64);
 }
 
 fn memory(payload: &Payload) {
     const PEERS: usize = 200;
     let seed = payload.serve(Seed::Ours, &["--upload-slots", "200"]);
     let before = seed.memory();
-    let mut sinks: Vec<Sink<'_>> = (0..PEERS).map(|_| Sink::connect(seed.address, &payload.torrent)).collect();
+    let mut sinks: Vec<Sink<'_>> =
+        (0..PEERS).map(|_| Sink::connect(seed.address, &payload.torrent, OUTSTANDING)).collect();
     for sink in &mut sinks {
-        // Up to the unchoke; then requests, and not one more byte is read.
-        let mut seen = Vec::new();
-        while !seen.windows(5).any(|w| w == [0, 0, 0, 1, 1]) {
-            let mut byte = [0];
-            sink.stream.read_exact(&mut byte).expect("an unchoke");
-            seen.extend(byte);
-        }
-        sink.unchoked = true;
-        sink.ask(u64::MAX).expect("requests");
+        sink.ask_and_read_nothing().expect("an unchoke");
     }
     let (mut last, mut most) = (0, 0);
     // Until it has stopped growing.

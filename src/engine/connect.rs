@@ -12,7 +12,7 @@ use super::peer::Peer;
 use super::session::Shared;
 use super::torrent::{End, Torrent};
 use super::{handshake, listen};
-use crate::swarm::{Connected, PeerKey};
+use crate::swarm::{Connected, Input, PeerKey};
 use crate::wire::Handshake;
 
 /// Accepts connections until the session ends.
@@ -101,20 +101,26 @@ async fn connect(
     Peer::run(torrent, stream, connected, theirs.extended(), link).await;
 }
 
-/// Dials and rechokes when the node says so.
+/// Dials, rechokes and lets torrents ask for more when the node says so.
 pub(super) async fn decide(shared: Arc<Shared>) {
     loop {
         let now = Instant::now();
-        let (dials, rechoke, next) = {
+        let (dials, rechoke, asks, next) = {
             let mut node = shared.node();
             let dials: Vec<_> = std::iter::from_fn(|| node.next_dial(now)).collect();
             let rechoke = node.next_rechoke() <= now;
-            let next = node.next_timeout().into_iter().chain([node.next_rechoke()]).min();
-            (dials, rechoke, next)
+            let asks = node.may_ask(now);
+            let next = node.next_timeout().into_iter().chain(node.next_ask()).chain([node.next_rechoke()]).min();
+            (dials, rechoke, asks, next)
         };
         for (key, addr) in dials {
             if let Some(torrent) = shared.torrent(key) {
                 tokio::spawn(dial(Arc::clone(&shared), torrent, addr));
+            }
+        }
+        for (key, bytes) in asks {
+            if let Some(torrent) = shared.torrent(key) {
+                torrent.tell(Input::MayAsk(bytes));
             }
         }
         if rechoke {

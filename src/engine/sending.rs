@@ -13,23 +13,13 @@ use super::peer::Peer;
 use crate::cache::Verified;
 use crate::metainfo::{BLOCK_LENGTH, Request};
 use crate::swarm::{Input, Outgoing, Room, Swarm, Waits};
-use crate::wire::{Message, PIECE_HEADER};
+use crate::wire::PIECE_HEADER;
 
 const BLOCK: usize = BLOCK_LENGTH as usize;
 /// Bytes that wait in memory for one peer's socket: what one read of the copy brings.
 const OUTBOX: usize = CHUNK + 16 * PIECE_HEADER;
 /// And so many more for messages: what we ask for does not wait until a full outbox has room.
 const MESSAGES: usize = 16 * 1024;
-/// Bytes of blocks that are asked for at once under a download limit.
-const ASK: usize = 32 * BLOCK;
-
-/// What the rate limits have granted, bytes of blocks.
-#[derive(Clone, Copy, Default)]
-struct Grants {
-    payload: usize,
-    requests: usize,
-}
-
 impl Peer {
     /// Takes from the swarm what there is for this peer.
     pub(super) fn pull(&mut self) {
@@ -38,10 +28,13 @@ impl Peer {
 
     /// Tells the swarm something, and takes from it what there is for this peer.
     pub(super) fn exchange<R>(&mut self, news: impl FnOnce(&mut Swarm, Instant) -> R) -> R {
-        let (result, waits) = self.transmit(Grants::default(), news);
-        let mut waits = waits;
-        while let Some(grants) = self.grants(waits) {
-            waits = self.transmit(grants, |_, _| ()).1;
+        if self.torrent.shared.config.upload_limit.is_none() {
+            return self.transmit(usize::MAX, news).0;
+        }
+        // Blocks are paid for once it is known that there are any.
+        let (result, mut waits) = self.transmit(0, news);
+        while let Some(payload) = self.upload_room(waits) {
+            waits = self.transmit(payload, |_, _| ()).1;
         }
         result
     }
@@ -51,15 +44,12 @@ impl Peer {
         if self.torrent.shared.chunks.scarce() { SCARCE } else { OUTBOX }
     }
 
-    /// One lock of the swarm: the news in, and out what the outbox has room for. What is limited needs `grants`.
-    fn transmit<R>(&mut self, grants: Grants, news: impl FnOnce(&mut Swarm, Instant) -> R) -> (R, Waits) {
-        let config = &self.torrent.shared.config;
-        let (upload, download) = (config.upload_limit.is_some(), config.download_limit.is_some());
-        let left = self.reach().saturating_sub(self.outbox.len());
+    /// One lock of the swarm: the news in, and out what the outbox has room for, blocks up to `payload` bytes.
+    fn transmit<R>(&mut self, payload: usize, news: impl FnOnce(&mut Swarm, Instant) -> R) -> (R, Waits) {
+        let (reach, waiting) = (self.reach(), self.outbox.len());
         let room = Room {
-            total: (self.reach() + MESSAGES).saturating_sub(self.outbox.len()),
-            payload: if upload { left.min(grants.payload) } else { left },
-            requests: if download { grants.requests } else { usize::MAX },
+            total: (reach + MESSAGES).saturating_sub(waiting),
+            payload: reach.saturating_sub(waiting).min(payload),
         };
         let mut out = Vec::new();
         let (result, waits) = self.torrent.enter(|swarm, now| {
@@ -67,62 +57,42 @@ impl Peer {
             (result, swarm.transmit(now, self.key, room, &mut out))
         });
         self.owes = waits.answers;
-        let used = self.send(out);
-        if grants.payload > 0 || grants.requests > 0 {
-            let mut node = self.torrent.shared.node();
-            node.upload().put_back(grants.payload.saturating_sub(used.payload));
-            node.requests().put_back(grants.requests.saturating_sub(used.requests));
+        let sent = self.send(out);
+        if payload > 0 && self.torrent.shared.config.upload_limit.is_some() {
+            self.torrent.shared.node().upload().put_back(payload.saturating_sub(sent));
         }
         (result, waits)
     }
 
-    /// Asks the limits for what waits for them. None: there is nothing, or not before `send_held`.
-    fn grants(&mut self, waits: Waits) -> Option<Grants> {
-        let config = &self.torrent.shared.config;
-        let (upload, download) = (config.upload_limit.is_some(), config.download_limit.is_some());
-        if !upload && !download {
-            return None;
-        }
+    /// What the upload limit grants, if a block waits for it. None: nothing does, or not before `send_held`.
+    fn upload_room(&mut self, waits: Waits) -> Option<usize> {
         let left = self.reach().saturating_sub(self.outbox.len());
-        let (now, mut grants) = (Instant::now(), Grants::default());
-        let mut node = self.torrent.shared.node();
+        let (now, mut node) = (Instant::now(), self.torrent.shared.node());
         self.send_held = None;
         // Without room in the outbox it is the socket that is waited for.
-        if upload && waits.payload && left >= BLOCK {
-            grants.payload = node.upload().take(now, self.key, left);
-            if grants.payload == 0 {
-                self.send_held = node.upload().wait(now, self.key, false);
-            }
-        } else {
+        if !waits.payload || left < BLOCK {
             node.upload().leave(self.key);
+            return None;
         }
-        if download && waits.requests {
-            grants.requests = node.requests().take(now, self.key, ASK);
-            if grants.requests == 0 {
-                let again = node.requests().wait(now, self.key, waits.urgent);
-                self.send_held = self.send_held.into_iter().chain(again).min();
-            }
-        } else {
-            node.requests().leave(self.key);
+        let granted = node.upload().take(now, self.key, left);
+        if granted == 0 {
+            self.send_held = node.upload().wait(now, self.key, false);
         }
-        (grants.payload > 0 || grants.requests > 0).then_some(grants)
+        Some(granted).filter(|&granted| granted > 0)
     }
 
-    /// Puts it into the outbox. Returns what counts for the limits.
-    fn send(&mut self, outgoing: Vec<Outgoing>) -> Grants {
-        let mut used = Grants::default();
+    /// Puts it into the outbox. Returns the bytes of blocks.
+    fn send(&mut self, outgoing: Vec<Outgoing>) -> usize {
+        let mut payload = 0;
         let (mut run, mut unserved) = (Vec::new(), Vec::new());
         for item in outgoing {
             match item {
                 Outgoing::Message(message) => {
                     trace!(addr = %self.addr, ?message, "sends");
-                    if let Message::Request(request) = message {
-                        used.requests += request.length as usize;
-                    }
                     self.outbox.push(&message);
                 }
                 Outgoing::Piece(request) => {
-                    used.payload += request.length as usize;
+                    payload += request.length as usize;
                     if let Some(piece) = self.torrent.shared.cache.peek(self.torrent.key, request.piece) {
                         self.send_run(&mut run, &mut unserved);
                         self.send_cached(piece, request, &mut unserved);
@@ -136,7 +106,7 @@ impl Peer {
             }
         }
         self.send_run(&mut run, &mut unserved);
-        used.payload -= unserved.iter().map(|request: &Request| request.length as usize).sum::<usize>();
+        payload -= unserved.iter().map(|request: &Request| request.length as usize).sum::<usize>();
         if !unserved.is_empty() {
             self.torrent.enter(|swarm, now| {
                 for request in unserved {
@@ -147,7 +117,7 @@ impl Peer {
                 }
             });
         }
-        used
+        payload
     }
 
     /// Torrent bytes of a block.

@@ -256,7 +256,10 @@ impl Session {
             info_hash,
             seed: u64::from_le_bytes(*shared.peer_id.0.last_chunk().unwrap_or(&[0; 8])) ^ u64::from(key.0),
         };
-        let swarm = Swarm::new(setup, Instant::now());
+        let mut swarm = Swarm::new(setup, Instant::now());
+        if shared.config.download_limit.is_some() {
+            swarm.limit_download();
+        }
         let have = copy.as_ref().map(|c| c.have.clone()).unwrap_or_default();
         let data = copy.map(|c| DiskCopy::new(c, meta.geometry));
         let torrent = Arc::new(Torrent::new(key, Arc::clone(&meta), Arc::clone(shared), swarm, data));

@@ -194,6 +194,10 @@ impl Torrent {
                 let grants = self.shared.node().release(self.key, bytes);
                 grants.into_iter().for_each(|(key, granted)| self.granted(key, granted));
             }
+            Effect::WantRequests { urgent } => match self.shared.node().ask(Instant::now(), self.key, urgent) {
+                0 => self.shared.node_wake.notify_one(),
+                bytes => self.tell(Input::MayAsk(bytes)),
+            },
             Effect::Starved => {
                 self.shared.node().boost(Instant::now(), self.key);
                 self.shared.node_wake.notify_one();

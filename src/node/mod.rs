@@ -24,6 +24,9 @@ use dials::Dials;
 use memory::Credits;
 pub use rates::Bucket;
 
+/// Bytes of blocks that a torrent may ask for in one turn under a download limit.
+const ASK: usize = 1 << 20;
+
 /// What a node is made from.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -62,9 +65,9 @@ pub struct Node {
     choker: Choker,
     connections: Connections,
     dials: Dials,
-    upload: Bucket,
-    requests: Bucket,
-    download: Bucket,
+    upload: Bucket<PeerKey>,
+    requests: Bucket<TorrentKey>,
+    download: Bucket<PeerKey>,
     credits: Credits,
 }
 
@@ -77,9 +80,9 @@ impl Node {
             choker: Choker::new(limits.upload_slots, limits.upload_limit, seed, now),
             connections: Connections::new(limits.max_peers, limits.peer_id),
             dials: Dials::new(seed.wrapping_add(1)),
-            upload: Bucket::new(limits.upload_limit, rates::WHOLE_BLOCK),
-            requests: Bucket::new(limits.download_limit, rates::WHOLE_BLOCK),
-            download: Bucket::new(limits.download_limit, rates::SOCKET_READ),
+            upload: Bucket::new(limits.upload_limit, rates::SENDS),
+            requests: Bucket::new(limits.download_limit, rates::ASKS),
+            download: Bucket::new(limits.download_limit, rates::READS),
             credits: Credits::new(limits.assembly_bytes),
         }
     }
@@ -216,9 +219,8 @@ impl Node {
     /// A connection has ended. `good` is false if the peer broke the protocol. Unknown ones (refused or replaced) are
     /// ignored.
     pub fn disconnected(&mut self, now: Instant, peer: PeerKey, good: bool) {
-        for bucket in [&mut self.upload, &mut self.requests, &mut self.download] {
-            bucket.leave(peer);
-        }
+        self.upload.leave(peer);
+        self.download.leave(peer);
         let Some(gone) = self.connections.remove(peer) else { return };
         self.choker.forget(now, peer);
         if let Some(listens) = gone.listens {
@@ -236,22 +238,47 @@ impl Node {
     /// The torrent is gone, its connections already closed. Returns the memory grants that this makes possible.
     pub fn remove_torrent(&mut self, torrent: TorrentKey) -> Vec<(TorrentKey, u64)> {
         self.dials.remove(torrent);
+        self.requests.leave(torrent);
         self.credits.remove(torrent)
     }
 
     /// The limit on payload that we send.
-    pub fn upload(&mut self) -> &mut Bucket {
+    pub fn upload(&mut self) -> &mut Bucket<PeerKey> {
         &mut self.upload
     }
 
-    /// The download limit where it is kept first: at the blocks that we ask for. What is never asked for waits in no
-    /// socket, a block that a read waits for goes before all others, and no peer looks slow because we do not read.
-    pub fn requests(&mut self) -> &mut Bucket {
-        &mut self.requests
+    /// The download limit where it is kept first: a torrent asks for what it may ask its peers for, bytes of blocks.
+    /// Returns what it may now; if that is 0, it comes out of a later [`Node::may_ask`]. Torrents take turns, those for
+    /// which a read waits (`urgent`) before the others.
+    pub fn ask(&mut self, now: Instant, torrent: TorrentKey, urgent: bool) -> u64 {
+        let granted = self.requests.take(now, torrent, ASK);
+        if granted == 0 {
+            self.requests.wait(now, torrent, urgent);
+        }
+        granted as u64
+    }
+
+    /// When [`Node::may_ask`] has something.
+    #[must_use]
+    pub fn next_ask(&self) -> Option<Instant> {
+        self.requests.next()?.1
+    }
+
+    /// What torrents that waited may ask for now.
+    pub fn may_ask(&mut self, now: Instant) -> Vec<(TorrentKey, u64)> {
+        let mut grants = Vec::new();
+        while let Some((next, _)) = self.requests.next() {
+            let granted = self.requests.take(now, next, ASK);
+            if granted == 0 {
+                break;
+            }
+            grants.push((next, granted as u64));
+        }
+        grants
     }
 
     /// The download limit where it is kept whatever peers send: at the payload that we read from their sockets.
-    pub fn download(&mut self) -> &mut Bucket {
+    pub fn download(&mut self) -> &mut Bucket<PeerKey> {
         &mut self.download
     }
 

@@ -5,68 +5,77 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::metainfo::BLOCK_LENGTH;
-use crate::swarm::PeerKey;
 
-/// What is granted at the least where it cannot be cut: a block is asked for and sent whole. Bytes.
-pub(super) const WHOLE_BLOCK: u64 = BLOCK_LENGTH as u64;
-/// What a read of a socket is granted at the least: at 64 KiB/s sixteen turns a second. Bytes.
-pub(super) const SOCKET_READ: u64 = 4096;
+const BLOCK: u64 = BLOCK_LENGTH as u64;
 /// How many bursts a second's rate is cut into: one is a tenth of a second.
 const BURSTS_PER_SECOND: u64 = 10;
-/// Above one quantum a bucket holds what it earns in a twentieth of a second: whoever is woken that late loses nothing.
+/// Beyond what it must hold a bucket holds what it earns in a twentieth of a second: who is woken that late loses nothing.
 const SLACK_PER_SECOND: u64 = 20;
-/// Whoever does not come for its turn for so long has lost its place: a task that waits for a dead disk holds nobody up.
+/// A peer that does not come for its turn for so long has lost its place: one whose task waits for a dead disk holds
+/// nobody up.
 const PATIENCE: Duration = Duration::from_secs(1);
 const NANOS: i128 = 1_000_000_000;
+
+/// What a bucket is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    /// What is granted at the least, unless less is wanted. Bytes.
+    quantum: u64,
+    /// What it must be able to hold. Bytes.
+    holds: u64,
+    /// Who does not come for a turn for so long has lost its place; none: never.
+    patience: Option<Duration>,
+}
+
+/// For peers that are sent blocks, which go whole.
+pub(super) const SENDS: Terms = Terms { quantum: BLOCK, holds: BLOCK, patience: Some(PATIENCE) };
+/// For torrents that ask for blocks.
+pub(super) const ASKS: Terms = Terms { quantum: BLOCK, holds: BLOCK, patience: None };
+/// For peers that are read from. Small turns: what is not a block waits behind blocks. Two blocks that were asked for in
+/// their time and come at once do not wait.
+pub(super) const READS: Terms = Terms { quantum: 4096, holds: 2 * BLOCK, patience: Some(PATIENCE) };
 
 /// A token bucket over a virtual clock, and the line of those who wait for it.
 ///
 /// Whoever wants bytes takes them with [`Bucket::take`]. If nothing was granted, or more is wanted, [`Bucket::wait`]
 /// gives it a place in the line and says when to take again; whoever wants no more leaves with [`Bucket::leave`].
 #[derive(Clone, Debug)]
-pub struct Bucket {
+pub struct Bucket<K> {
     /// Bytes per second; none is unlimited.
     rate: Option<u64>,
-    /// What is granted at the least, unless less is wanted.
-    quantum: u64,
+    terms: Terms,
     /// Tokens in bytes times nanoseconds, so that no fraction is lost however often it is asked. Negative after
     /// [`Bucket::overdraw`].
     tokens: i128,
     updated: Option<Instant>,
     /// Who waits, the next one first; the urgent before the others.
-    line: VecDeque<Waiter>,
+    line: VecDeque<Waiter<K>>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Waiter {
-    who: PeerKey,
+struct Waiter<K> {
+    who: K,
     urgent: bool,
     /// When it was told to take again; none if that is never.
     due: Option<Instant>,
 }
 
-impl Bucket {
-    pub(super) fn new(rate: Option<u64>, quantum: u64) -> Self {
-        Self { rate, quantum, tokens: 0, updated: None, line: VecDeque::new() }
-    }
-
-    /// False if everything is granted always.
-    #[must_use]
-    pub fn limits(&self) -> bool {
-        self.rate.is_some()
+impl<K: Copy + PartialEq> Bucket<K> {
+    pub(super) fn new(rate: Option<u64>, terms: Terms) -> Self {
+        Self { rate, terms, tokens: 0, updated: None, line: VecDeque::new() }
     }
 
     /// Takes up to `want` bytes: never less than the smaller of `want` and a quantum, or nothing at all. They are spent:
     /// what is not used goes [back](Bucket::put_back). While others wait, it is one share of what is there, and nothing
     /// of what those ahead in the line have coming. A grant ends the wait.
-    pub fn take(&mut self, now: Instant, who: PeerKey, want: usize) -> usize {
+    pub fn take(&mut self, now: Instant, who: K, want: usize) -> usize {
         let Some(rate) = self.rate else { return want };
         self.refill(now, rate);
         let place = self.place(who);
         let ahead = place.unwrap_or(self.line.len());
         let others = self.line.len() - usize::from(place.is_some());
         let want = i128::try_from(want).unwrap_or(i128::MAX / NANOS);
-        let quantum = i128::from(self.quantum);
+        let quantum = i128::from(self.terms.quantum);
         let there = self.tokens / NANOS;
         // Of what waits ahead everyone has one quantum coming.
         let left = there - quantum * ahead as i128;
@@ -84,7 +93,7 @@ impl Bucket {
 
     /// Waits for a turn, behind those who wait already; `urgent` ones go before all others. Who waits keeps its place.
     /// Returns when to take again: none without a limit, and with a limit of 0, where that is never.
-    pub fn wait(&mut self, now: Instant, who: PeerKey, urgent: bool) -> Option<Instant> {
+    pub fn wait(&mut self, now: Instant, who: K, urgent: bool) -> Option<Instant> {
         let rate = self.rate?;
         self.refill(now, rate);
         if self.place(who).is_some_and(|place| self.line[place].urgent != urgent) {
@@ -95,21 +104,29 @@ impl Bucket {
             self.line.insert(behind, Waiter { who, urgent, due: None });
             behind
         });
-        let needed = i128::from(self.quantum) * (place as i128 + 1) * NANOS;
-        let due = (rate > 0).then(|| {
-            let nanos = ((needed - self.tokens).max(0) + i128::from(rate) - 1) / i128::from(rate);
-            // A day is as good as longer: whoever waits comes back and is told again.
-            now + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX).min(86_400_000_000_000))
-        });
-        self.line[place].due = due;
-        due
+        self.line[place].due = self.turn(place);
+        self.line[place].due
+    }
+
+    /// When the turn of this place in the line comes.
+    fn turn(&self, place: usize) -> Option<Instant> {
+        let rate = i128::from(self.rate.filter(|&rate| rate > 0)?);
+        let needed = i128::from(self.terms.quantum) * (place as i128 + 1) * NANOS;
+        let nanos = ((needed - self.tokens).max(0) + rate - 1) / rate;
+        // A day is as good as longer: whoever waits comes back and is told again.
+        Some(self.updated? + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX).min(86_400_000_000_000)))
     }
 
     /// It waits no more.
-    pub fn leave(&mut self, who: PeerKey) {
+    pub fn leave(&mut self, who: K) {
         if let Some(place) = self.place(who) {
             self.line.remove(place);
         }
+    }
+
+    /// Whose turn is next, and when.
+    pub(super) fn next(&self) -> Option<(K, Option<Instant>)> {
+        self.line.front().map(|waiter| (waiter.who, self.turn(0)))
     }
 
     /// Bytes of a grant that were not used.
@@ -127,12 +144,14 @@ impl Bucket {
         }
     }
 
-    fn place(&self, who: PeerKey) -> Option<usize> {
+    fn place(&self, who: K) -> Option<usize> {
         self.line.iter().position(|waiter| waiter.who == who)
     }
 
     fn refill(&mut self, now: Instant, rate: u64) {
-        self.line.retain(|waiter| waiter.due.is_none_or(|due| now < due + PATIENCE));
+        if let Some(patience) = self.terms.patience {
+            self.line.retain(|waiter| waiter.due.is_none_or(|due| now < due + patience));
+        }
         let full = self.full(rate);
         match self.updated {
             // An idle bucket is full.
@@ -148,7 +167,7 @@ impl Bucket {
 
     /// What it holds at the most.
     fn full(&self, rate: u64) -> i128 {
-        i128::from((rate / BURSTS_PER_SECOND).max(self.quantum + rate / SLACK_PER_SECOND)) * NANOS
+        i128::from((rate / BURSTS_PER_SECOND).max(self.terms.holds + rate / SLACK_PER_SECOND)) * NANOS
     }
 }
 
@@ -157,14 +176,15 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::swarm::PeerKey;
 
     const KIB: u64 = 1 << 10;
     const MIB: u64 = 1 << 20;
     const RATES: [u64; 5] = [1_000, 64 * KIB, MIB, 10 * MIB, 100 * MIB];
     const ALONE: PeerKey = PeerKey(0);
 
-    fn bucket(rate: u64) -> Bucket {
-        Bucket::new(Some(rate), WHOLE_BLOCK)
+    fn bucket(rate: u64) -> Bucket<PeerKey> {
+        Bucket::new(Some(rate), SENDS)
     }
 
     fn burst(rate: u64) -> u64 {
@@ -173,7 +193,12 @@ mod tests {
 
     /// What takers get of a bucket in `seconds` when each wants as many bytes as is said, always, and comes back when it
     /// is told to, but up to `late` after that. Time, taker and bytes of every grant.
-    fn drain(bucket: &mut Bucket, seconds: u64, wants: &[usize], late: Duration) -> Vec<(Duration, usize, u64)> {
+    fn drain(
+        bucket: &mut Bucket<PeerKey>,
+        seconds: u64,
+        wants: &[usize],
+        late: Duration,
+    ) -> Vec<(Duration, usize, u64)> {
         let (base, mut out) = (Instant::now(), Vec::new());
         let mut due: Vec<Duration> = vec![Duration::ZERO; wants.len()];
         let mut turn = 0u32;
@@ -204,8 +229,7 @@ mod tests {
 
     #[test]
     fn unlimited_grants_everything() {
-        let mut bucket = Bucket::new(None, WHOLE_BLOCK);
-        assert!(!bucket.limits());
+        let mut bucket = Bucket::new(None, SENDS);
         assert_eq!(bucket.take(Instant::now(), ALONE, usize::MAX), usize::MAX);
         assert_eq!(bucket.wait(Instant::now(), ALONE, true), None);
     }
@@ -217,7 +241,7 @@ mod tests {
                 let grants = drain(&mut bucket(rate), 10, &vec![128 << 10; takers], Duration::from_millis(late));
                 let (sent, most) = (sum(&grants), rate * 10 + burst(rate));
                 assert!(sent <= most, "{sent} of {most} at {rate} to {takers}");
-                assert!(sent + WHOLE_BLOCK >= rate * 98 / 10, "{sent} of {most} at {rate} to {takers}, {late} ms late");
+                assert!(sent + BLOCK >= rate * 98 / 10, "{sent} of {most} at {rate} to {takers}, {late} ms late");
             }
         }
     }
@@ -241,7 +265,7 @@ mod tests {
     fn everybody_gets_the_same_whatever_they_want_at_once() {
         for rate in RATES {
             let wants = [128 << 10, 16 << 10, 1 << 20, 40_000];
-            let grants = drain(&mut bucket(rate), 60 + 200 * WHOLE_BLOCK / rate, &wants, Duration::ZERO);
+            let grants = drain(&mut bucket(rate), 60 + 200 * BLOCK / rate, &wants, Duration::ZERO);
             let mut each: BTreeMap<usize, u64> = BTreeMap::new();
             for (_, who, bytes) in &grants {
                 *each.entry(*who).or_default() += bytes;

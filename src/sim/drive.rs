@@ -88,6 +88,7 @@ impl World {
                     self.grant(index, grant);
                 }
             }
+            Effect::WantRequests { .. } => self.violation(index, "it wants requests without a limit".to_owned()),
             Effect::Starved => {
                 self.nodes[index.0].node.boost(now, TORRENT);
                 let announced = self.nodes[index.0].announced;
@@ -129,7 +130,7 @@ impl World {
             }
             let node = &mut self.nodes[index.0];
             let allowed = node.node.upload().take(self.now, peer, wanted);
-            let room = Room { total: wanted, payload: allowed, requests: usize::MAX };
+            let room = Room { total: wanted, payload: allowed };
             let waits = node.swarm.transmit(self.now, peer, room, &mut out);
             let spent: usize = out.iter().map(payload).sum();
             node.node.upload().put_back(allowed.saturating_sub(spent));

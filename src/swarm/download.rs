@@ -28,7 +28,8 @@ impl Swarm {
     pub(super) fn pick(&mut self, now: Instant, key: PeerKey, most: usize) -> Vec<Block> {
         let mut out = Vec::new();
         let Some(peer) = self.peers.get(&key).filter(|p| p.useful > 0) else { return out };
-        let mut room = peer.room().min(most);
+        let wanted = peer.room().min(most);
+        let mut room = wanted.min(self.pace.room());
         let idle = peer.out.is_empty();
         let mut last = None;
         let mut short = false;
@@ -71,6 +72,10 @@ impl Swarm {
         }
         if let Some(peer) = self.peers.get_mut(&key).filter(|p| !p.choking && p.busy()) {
             peer.rate.limit();
+        }
+        self.pace.spend(out.len());
+        if wanted > out.len() {
+            self.want_pace();
         }
         out
     }
@@ -240,6 +245,9 @@ impl Swarm {
                 blocks -= takes.min(blocks);
             }
             if queued || late || (background && peer.nothing_in != Some(self.picker.epoch())) {
+                if self.pace.room() == 0 {
+                    return self.want_pace();
+                }
                 self.wake(key);
             }
         }

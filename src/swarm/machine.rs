@@ -14,6 +14,7 @@ use super::demand::{Read, Want};
 use super::integrity::Failure;
 use super::memory::Memory;
 use super::overview;
+use super::pace::Pace;
 use super::peer::Peer;
 use super::picker::Picker;
 use super::pieces::Partial;
@@ -74,6 +75,7 @@ pub struct Swarm {
     pub(super) late: BTreeSet<PieceIndex>,
     pub(super) failures: BTreeMap<PieceIndex, Failure>,
     pub(super) memory: Memory,
+    pub(super) pace: Pace,
 
     pub(super) reads: BTreeMap<ReadId, Read>,
     pub(super) arrivals: u64,
@@ -136,6 +138,7 @@ impl Swarm {
             late: BTreeSet::new(),
             failures: BTreeMap::new(),
             memory: Memory::default(),
+            pace: Pace::default(),
             reads: BTreeMap::new(),
             arrivals: 0,
             sourceless: BTreeSet::new(),
@@ -183,6 +186,7 @@ impl Swarm {
             Input::Unassembled { piece, attempt } => self.unassembled(now, piece, attempt),
             Input::Unserved(peer, request) => self.unserved(now, peer, request),
             Input::Grant(bytes) => self.grant(bytes),
+            Input::MayAsk(bytes) => self.may_ask(bytes),
             Input::Timeout => {}
             Input::Shutdown => self.end(now),
         }

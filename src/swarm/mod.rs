@@ -11,6 +11,7 @@ mod integrity;
 mod machine;
 mod memory;
 mod overview;
+mod pace;
 mod peer;
 mod picker;
 mod pieces;
@@ -159,6 +160,8 @@ pub enum Input<'a> {
     Unserved(PeerKey, Request),
     /// The node allows this many more bytes of unfinished pieces.
     Grant(u64),
+    /// The node's download limit allows us to ask for this many more bytes of blocks.
+    MayAsk(u64),
 
     /// [`Swarm::next_timeout`] has passed.
     Timeout,
@@ -190,6 +193,12 @@ pub enum Effect {
     },
     /// Unfinished pieces need this many bytes more than granted; answered by [`Input::Grant`], now or later.
     WantMemory(u64),
+    /// There is more to ask for than the download limit has allowed; answered by [`Input::MayAsk`], now or later. It
+    /// comes a second time if it becomes urgent meanwhile.
+    WantRequests {
+        /// A read waits for it.
+        urgent: bool,
+    },
     /// This many granted bytes are given back.
     ReturnMemory(u64),
     /// A read waits and no peer can serve it: dial now, announce as soon as the tracker allows.
@@ -240,10 +249,8 @@ pub enum Outgoing {
 pub struct Room {
     /// Bytes in all.
     pub total: usize,
-    /// Of these, what the upload limit allows for blocks.
+    /// Of these, what blocks may take: that much is left of the upload limit.
     pub payload: usize,
-    /// Bytes of blocks that the download limit allows us to ask for.
-    pub requests: usize,
 }
 
 /// What waits after [`Swarm::transmit`].
@@ -251,10 +258,6 @@ pub struct Room {
 pub struct Waits {
     /// A block that the peer asked for, for [`Room::payload`].
     pub payload: bool,
-    /// Something that we might ask of the peer, for [`Room::requests`].
-    pub requests: bool,
-    /// And a read waits for it.
-    pub urgent: bool,
     /// We, for blocks that this peer was asked for.
     pub answers: bool,
 }

@@ -61,6 +61,7 @@ impl Swarm {
         }
         self.picker.jobs.retain(|job| !matches!(job, Job::Count(k) if *k == key));
         for asked in peer.out {
+            self.pace.refund();
             if let Some(partial) = self.partials.get_mut(&asked.block.piece)
                 && partial.unask(asked.block.index, key, asked.late)
             {

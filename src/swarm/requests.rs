@@ -54,6 +54,7 @@ impl Swarm {
     }
 
     fn reopen(&mut self, now: Instant, key: PeerKey, asked: Asked) {
+        self.pace.refund();
         let Some(partial) = self.partials.get_mut(&asked.block.piece) else { return };
         if partial.unask(asked.block.index, key, asked.late) {
             self.refile(now, asked.block.piece);

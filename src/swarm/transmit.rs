@@ -2,15 +2,11 @@
 
 use std::time::Instant;
 
-use super::queue::Rank;
 use super::{Outgoing, PeerKey, Room, Swarm, Waits};
-use crate::metainfo::BLOCK_LENGTH;
 use crate::wire::{Message, PIECE_HEADER};
 
 /// Bytes of a `request` message (BEP 3).
 const REQUEST: usize = 17;
-/// Pieces of the queue that are looked at to find something to ask for.
-const LOOK: usize = 256;
 
 /// Room in a socket. The first message always fits.
 struct Space<'a> {
@@ -38,18 +34,18 @@ impl Space<'_> {
 
 impl Swarm {
     /// Appends what this peer is to be sent now, at most `room` bytes (but one message at least, if there is room at
-    /// all); what does not fit waits for the next call. A block counts its length and 13 bytes. Says what waits for a rate
-    /// limit alone. Poll effects afterwards.
+    /// all); what does not fit waits for the next call. A block counts its length and 13 bytes. Poll effects
+    /// afterwards.
     pub fn transmit(&mut self, now: Instant, peer: PeerKey, room: Room, out: &mut Vec<Outgoing>) -> Waits {
         self.now = now;
         let mut waits = Waits::default();
         let Some(p) = self.peers.get_mut(&peer) else { return waits };
         p.woken = false;
-        let (before, requests) = (out.len(), room.requests / BLOCK_LENGTH as usize);
+        let before = out.len();
         let mut room = Space { left: room.total, payload: room.payload, first: true, out };
         let all = self.send_control(peer, &mut room);
         if all && room.left > 0 {
-            self.send_requests(now, peer, requests, &mut room, &mut waits);
+            self.send_requests(now, peer, &mut room);
             waits.payload = self.send_blocks(peer, &mut room);
         }
         if room.out.len() > before
@@ -118,24 +114,12 @@ impl Swarm {
         false
     }
 
-    /// Requests that fill the pipeline, `allowed` at the most.
-    fn send_requests(&mut self, now: Instant, key: PeerKey, allowed: usize, room: &mut Space<'_>, waits: &mut Waits) {
+    /// Requests that fill the pipeline.
+    fn send_requests(&mut self, now: Instant, key: PeerKey, room: &mut Space<'_>) {
         let most = (room.left / REQUEST).max(usize::from(room.first));
-        let blocks = self.pick(now, key, most.min(allowed));
-        if blocks.len() == allowed && allowed < most {
-            (waits.requests, waits.urgent) = self.might_ask(now, key);
-        }
-        for block in blocks {
+        for block in self.pick(now, key, most) {
             room.message(Message::Request(self.geometry.request(block)));
         }
-    }
-
-    /// Whether there seems to be something to ask of a peer, and whether a read waits for it.
-    fn might_ask(&self, now: Instant, key: PeerKey) -> (bool, bool) {
-        let Some(peer) = self.peers.get(&key).filter(|p| p.useful > 0 && p.room() > 0) else { return (false, false) };
-        let first = self.queue.after(None).take(LOOK).find(|&(_, piece)| peer.serves(now, piece));
-        let background = self.background() && peer.nothing_in != Some(self.picker.epoch());
-        (first.is_some() || background, first.is_some_and(|(rank, _)| matches!(rank, Rank::Read(_))))
     }
 
     /// Blocks that the peer asked for, while there is room.

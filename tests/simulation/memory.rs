@@ -239,7 +239,7 @@ impl Process {
     fn transmit(&mut self, t: usize) {
         let (now, torrent) = (self.now, &mut self.torrents[t]);
         let mut out = Vec::new();
-        torrent.swarm.transmit(now, PEER, Room { total: 1 << 20, payload: 0, requests: usize::MAX }, &mut out);
+        torrent.swarm.transmit(now, PEER, Room { total: 1 << 20, payload: 0 }, &mut out);
         for outgoing in out {
             match outgoing {
                 Outgoing::Message(Message::Request(r)) => {

@@ -11,6 +11,7 @@ pub(crate) mod mounts;
 pub(crate) mod peer;
 pub(crate) mod process;
 pub(crate) mod reading;
+pub(crate) mod sink;
 pub(crate) mod torrent;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};

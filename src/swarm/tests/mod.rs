@@ -6,6 +6,7 @@ mod demand;
 mod integrity;
 mod memory;
 mod model;
+mod pace;
 mod readahead;
 mod wanted;
 mod wire;
@@ -199,7 +200,7 @@ impl Lab {
                     continue;
                 }
                 Effect::Close(peer, _) | Effect::Ban(peer, ..) => drop(self.actors.remove(peer)),
-                Effect::Starved | Effect::Completed => {}
+                Effect::Starved | Effect::Completed | Effect::WantRequests { .. } => {}
             }
             self.effects.push(effect);
             let grant = self.wanted.min(self.budget);
@@ -409,5 +410,5 @@ pub(super) fn setup(pieces: u32, piece_length: u64, complete: bool, fill: Fill) 
 
 /// Room without an upload limit.
 fn whole(total: usize) -> Room {
-    Room { total, payload: total, requests: usize::MAX }
+    Room { total, payload: total }
 }

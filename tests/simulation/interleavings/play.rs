@@ -285,7 +285,7 @@ impl<'a> Play<'a> {
 
     fn transmit(&mut self, n: usize, key: PeerKey) {
         let mut out = Vec::new();
-        self.swarm.transmit(self.now, key, Room { total: 1 << 20, payload: 1 << 20, requests: usize::MAX }, &mut out);
+        self.swarm.transmit(self.now, key, Room { total: 1 << 20, payload: 1 << 20 }, &mut out);
         if let Role::Peer { pending, .. } = &mut self.threads[n].role {
             for outgoing in out {
                 match outgoing {
