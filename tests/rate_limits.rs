@@ -102,7 +102,11 @@ fn download(limit: u64, seeds: usize) {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut buffer = [0; 65_536];
-            while !stop.load(Ordering::Relaxed) && file.read(&mut buffer).is_ok_and(|count| count > 0) {}
+            while !stop.load(Ordering::Relaxed) {
+                if file.read(&mut buffer).unwrap_or(0) == 0 {
+                    break;
+                }
+            }
         });
         let came = || seeds.iter().map(|seed| seed.count(|c| &c.bytes)).sum::<u64>();
         wait_until(SECOND * 30, "a first block", || came() > 0);
