@@ -222,7 +222,8 @@ fn a_newcomer_has_its_first_piece_soon() {
         watch(&mut world, 120, 330, |world| {
             for &(node, joined) in &late {
                 if world.swarm(node).totals().held > 0 {
-                    took.entry(node).or_insert(u32::try_from(world.elapsed().as_secs()).unwrap_or(u32::MAX) - joined);
+                    took.entry(node)
+                        .or_insert_with(|| u32::try_from(world.elapsed().as_secs()).unwrap_or(u32::MAX) - joined);
                 }
             }
         });
