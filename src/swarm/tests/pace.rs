@@ -38,14 +38,14 @@ fn nothing_is_asked_for_beyond_what_is_allowed() {
     lab.input(Input::MayAsk(1_000 * BLOCK));
     let end = lab.now + secs(60);
     assert!(lab.run_until(end, |lab| lab.swarm.complete()));
-    assert_eq!(asked(&lab), 256, "no block was asked for twice");
+    assert_eq!(lab.swarm.totals().downloaded, 256 * BLOCK, "no block was asked for twice");
     assert_eq!(wants(&lab), 40);
 }
 
 #[test]
 fn what_a_read_waits_for_is_asked_for_first_and_is_urgent() {
     let mut lab = lab(4, Fill::All);
-    assert!(matches!(lab.effects.last(), Some(Effect::WantRequests { urgent: false })));
+    assert_eq!(lab.count(|effect| matches!(effect, Effect::WantRequests { urgent: false })), 1);
     let read = lab.read(40 * 4 * BLOCK..41 * 4 * BLOCK);
     assert_eq!(lab.count(|effect| matches!(effect, Effect::WantRequests { urgent: true })), 1);
     for _ in 0..4 {
