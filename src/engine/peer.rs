@@ -223,8 +223,8 @@ impl Peer {
             if self.rest.is_empty() {
                 self.rest.shrink_to(16 * 1024 + 13);
             }
-            if seen.interested {
-                self.torrent.shared.hurry_rechoke();
+            if let Some(interested) = seen.interested {
+                self.torrent.shared.interest(self.key, interested);
             }
             if let Some(port) = seen.listens.filter(|port| *port != 0) {
                 self.torrent.shared.node().listening(Instant::now(), self.key, port);
@@ -288,8 +288,8 @@ struct Seen {
     used: usize,
     /// Of these, bytes of blocks.
     payload: usize,
-    /// It became interested.
-    interested: bool,
+    /// It became interested, or is so no more.
+    interested: Option<bool>,
     /// The port where it listens.
     listens: Option<u16>,
 }
@@ -326,7 +326,11 @@ fn judge(
             }
             Message::Extended { .. } => {}
             message => {
-                seen.interested |= message == Message::Interested;
+                match message {
+                    Message::Interested => seen.interested = Some(true),
+                    Message::NotInterested => seen.interested = Some(false),
+                    _ => {}
+                }
                 swarm.handle(now, Input::Message(peer, &message));
             }
         }

@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 use crate::metainfo::Metainfo;
 use crate::node::{Limits, Node, Source};
 use crate::status::Snapshot;
-use crate::swarm::{Cell, Input, Setup, Swarm, TorrentKey, Totals};
+use crate::swarm::{Cell, Input, Order, PeerKey, Setup, Swarm, TorrentKey, Totals};
 use crate::wire::PeerId;
 
 /// Requests that we hold for one peer, and tell it so (BEP 10). Measured with Transmission as the leecher: told 500, it
@@ -138,9 +138,9 @@ impl Shared {
         self.node_wake.notify_one();
     }
 
-    /// A peer became interested: a free slot does not wait for the next round.
-    pub(super) fn hurry_rechoke(&self) {
-        self.node().hurry_rechoke(Instant::now());
+    /// A peer became interested, or is so no more: a free slot does not wait for the next round.
+    pub(super) fn interest(&self, peer: PeerKey, interested: bool) {
+        self.node().interest(Instant::now(), peer, interested);
         self.node_wake.notify_one();
     }
 
@@ -250,6 +250,7 @@ impl Session {
             complete,
             fill: shared.config.fill,
             wanted: wanted.map(|bytes| bytes.into_iter().filter_map(|bytes| meta.geometry.covering(bytes)).collect()),
+            order: Order::default(),
             copy: copy.is_some(),
             upload: shared.config.upload,
             reqq: REQQ,

@@ -182,6 +182,15 @@ impl Choker {
         }
     }
 
+    /// The peer wants nothing of us any more: if it has a slot, that is for whoever waits. A peer keeps up with us or is
+    /// complete within seconds, and a slot that then idles to the next round is upload that nobody gets.
+    pub(super) fn uninterested(&mut self, now: Instant, peer: PeerKey) {
+        if self.peers.get(&peer).is_some_and(|memory| memory.unchoked.is_some()) {
+            self.free += 1;
+            self.hurry(now);
+        }
+    }
+
     /// The peer is gone; its slot is free at once.
     pub(super) fn forget(&mut self, now: Instant, peer: PeerKey) {
         if self.peers.remove(&peer).is_some_and(|memory| memory.unchoked.is_some()) {

@@ -387,6 +387,21 @@ fn an_early_round_needs_a_free_slot_and_a_second() {
 }
 
 #[test]
+fn a_slot_whose_peer_wants_nothing_any_more_goes_to_who_waits() {
+    let mut lab = Lab::new(1, 3, 14);
+    let unchoked = lab.round();
+    let (full, soon) = (lab.choker.next_round(), lab.now + Duration::from_secs(2));
+    let waits = (0..3).find(|n| !unchoked.contains(n)).unwrap();
+    lab.choker.uninterested(soon, PeerKey(waits));
+    assert_eq!(lab.choker.next_round(), full, "it had no slot");
+    lab.choker.uninterested(soon, PeerKey(unchoked[0]));
+    lab.peers[usize::try_from(unchoked[0]).unwrap()].interested = false;
+    assert_eq!(lab.choker.next_round(), soon);
+    let now = lab.round();
+    assert!(now.contains(&waits) && now.contains(&unchoked[1]) && now.len() == 2, "{now:?}");
+}
+
+#[test]
 fn rounds_replay_from_their_seed() {
     let run = |seed| {
         let mut lab = Lab::new(2, 30, seed);

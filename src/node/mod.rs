@@ -87,7 +87,7 @@ impl Node {
         }
     }
 
-    /// When [`Node::rechoke`] is due. It can come nearer after [`Node::hurry_rechoke`] and [`Node::disconnected`].
+    /// When [`Node::rechoke`] is due. It can come nearer after [`Node::interest`] and [`Node::disconnected`].
     #[must_use]
     pub fn next_rechoke(&self) -> Instant {
         self.choker.next_round()
@@ -108,10 +108,13 @@ impl Node {
         }
     }
 
-    /// A peer has become interested: if a slot is free, the next rechoke is soon, but at least 1 s after the last one.
-    pub fn hurry_rechoke(&mut self, now: Instant) {
-        if self.limits.upload {
-            self.choker.hurry(now);
+    /// A peer has become interested, or is so no more: if a slot is free, the next rechoke is soon, but at least 1 s after
+    /// the last one.
+    pub fn interest(&mut self, now: Instant, peer: PeerKey, interested: bool) {
+        match (self.limits.upload, interested) {
+            (true, true) => self.choker.hurry(now),
+            (true, false) => self.choker.uninterested(now, peer),
+            (false, _) => {}
         }
     }
 
@@ -414,7 +417,7 @@ mod tests {
             snubbed: false,
             seed: false,
         };
-        node.hurry_rechoke(base);
+        node.interest(base, PeerKey(1), true);
         let due = node.next_rechoke();
         assert_eq!(due, base + Duration::from_secs(10));
         assert_eq!(node.rechoke(due, &[(A, true, vec![candidate])]), [(A, vec![])]);

@@ -1,23 +1,21 @@
 //! One node's turn, as the engine takes it: an input, every effect, what its peers' sockets have room for, its timer.
 
-use std::collections::BTreeSet;
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
 
 use super::net::{End, Packet};
-use super::node::{Behaviour, Parked};
+use super::node::Behaviour;
 use super::pieces::{Partial, right_digests};
 use super::world::{DONTHAVE, Event, MAX_SPINS, MIN_INTERVAL, NodeIndex, TORRENT, World};
 use crate::metainfo::{PieceIndex, Request};
-use crate::swarm::{CloseReason, Effect, Input, Outgoing, PeerKey, ReadId, Receipt, Room};
+use crate::swarm::{CloseReason, Effect, Input, Outgoing, PeerKey, Receipt, Room};
 use crate::wire::Message;
 
+/// A `piece` message with a whole block.
+const BLOCK: usize = 16 * 1024 + 13;
 /// How long a block takes to hash: 1.3 GB/s. The last one of a piece is what it waits for.
 const HASH: Duration = Duration::from_micros(13);
-/// How long a read takes that the cache answers: a FUSE round trip.
-const HIT: Duration = Duration::from_micros(20);
 
 impl World {
     /// After any news for a node: effects, wakes and dials until there are none, then its timer.
@@ -122,7 +120,7 @@ impl World {
     /// Sends what a peer is to be sent, as far as its socket has room.
     fn pump(&mut self, index: NodeIndex, peer: PeerKey) {
         let Some(end) = self.end(index, peer) else { return };
-        let mut out = Vec::new();
+        let (mut out, mut messages) = (Vec::new(), Vec::new());
         loop {
             let wanted = self.socket_room(end);
             if wanted == 0 {
@@ -134,23 +132,39 @@ impl World {
             let waits = node.swarm.transmit(self.now, peer, room, &mut out);
             let spent: usize = out.iter().map(payload).sum();
             node.node.upload().put_back(allowed.saturating_sub(spent));
-            if out.is_empty() {
-                if !waits.payload {
-                    node.node.upload().leave(peer);
-                } else if let Some(retry) = node.node.upload().wait(self.now, peer, false) {
+            if out.is_empty() && waits.payload {
+                if let Some(retry) = node.node.upload().wait(self.now, peer, false) {
                     node.throttled.insert(peer, retry);
                 }
                 return;
+            }
+            // Where a block would still have fitted, and no limit holds one back, there is nothing more.
+            let done = out.is_empty() || (!waits.payload && out.iter().map(size).sum::<usize>() + BLOCK <= wanted);
+            if done {
+                node.node.upload().leave(peer);
             }
             for outgoing in out.drain(..) {
                 match outgoing {
                     Outgoing::Message(message) => {
                         self.log(index, peer, &message);
-                        self.send(end, Packet::Message(message));
+                        messages.push(message);
                     }
-                    Outgoing::Piece(request) => self.serve(index, end, request),
+                    Outgoing::Piece(request) => {
+                        self.send_messages(end, &mut messages);
+                        self.serve(index, end, request);
+                    }
                 }
             }
+            self.send_messages(end, &mut messages);
+            if done {
+                return;
+            }
+        }
+    }
+
+    fn send_messages(&mut self, end: End, messages: &mut Vec<Message<'static>>) {
+        if !messages.is_empty() {
+            self.send(end, Packet::Messages(std::mem::take(messages)));
         }
     }
 
@@ -175,22 +189,7 @@ impl World {
         let (now, peer) = (self.now, end.key());
         let node = &mut self.nodes[index.0];
         match packet {
-            Packet::Message(Message::Extended { id: DONTHAVE, payload }) => match <[u8; 4]>::try_from(&payload[..]) {
-                Ok(piece) => node.swarm.handle(now, Input::DontHave(peer, PieceIndex(u32::from_be_bytes(piece)))),
-                Err(_) => self.violation(index, format!("a dont-have of {} bytes came", payload.len())),
-            },
-            Packet::Message(message) => {
-                match &message {
-                    Message::Reject(request) => drop(self.settled(index, peer, *request)),
-                    Message::Choke => self.nodes[index.0].ledger.forget(peer),
-                    _ => {}
-                }
-                let node = &mut self.nodes[index.0];
-                node.swarm.handle(now, Input::Message(peer, &message));
-                if message == Message::Interested {
-                    node.node.hurry_rechoke(now);
-                }
-            }
+            Packet::Messages(messages) => messages.into_iter().for_each(|message| self.hear(index, peer, message)),
             Packet::Handshake(handshake) => {
                 if let Some(port) = handshake.listen_port {
                     node.node.listening(now, peer, port);
@@ -211,6 +210,30 @@ impl World {
                         self.keep(index, request, attempt, liar);
                     }
                     Receipt::Drop => node.figures.dropped += u64::from(request.length),
+                }
+            }
+        }
+    }
+
+    fn hear(&mut self, index: NodeIndex, peer: PeerKey, message: Message<'static>) {
+        let now = self.now;
+        match &message {
+            Message::Reject(request) => drop(self.settled(index, peer, *request)),
+            Message::Choke => self.nodes[index.0].ledger.forget(peer),
+            _ => {}
+        }
+        let node = &mut self.nodes[index.0];
+        match message {
+            Message::Extended { id: DONTHAVE, payload } => match <[u8; 4]>::try_from(&payload[..]) {
+                Ok(piece) => node.swarm.handle(now, Input::DontHave(peer, PieceIndex(u32::from_be_bytes(piece)))),
+                Err(_) => self.violation(index, format!("a dont-have of {} bytes came", payload.len())),
+            },
+            message => {
+                node.swarm.handle(now, Input::Message(peer, &message));
+                match message {
+                    Message::Interested => node.node.interest(now, peer, true),
+                    Message::NotInterested => node.node.interest(now, peer, false),
+                    _ => {}
                 }
             }
         }
@@ -323,93 +346,6 @@ impl World {
         self.settle(index);
     }
 
-    /// A reader opens its file, makes its next read, or closes the file.
-    pub(super) fn read(&mut self, index: NodeIndex, reader: usize) {
-        let now = self.now;
-        let node = &mut self.nodes[index.0];
-        let Some(at_work) = node.readers.get_mut(reader).filter(|_| node.alive) else { return };
-        let handle = at_work.handle;
-        if !std::mem::replace(&mut at_work.open, true) {
-            node.swarm.handle(now, Input::Open(handle, at_work.spec.file.clone()));
-        }
-        match at_work.next() {
-            None => {
-                at_work.finished = true;
-                self.unfinished_readers -= 1;
-                node.swarm.handle(now, Input::Flush(handle));
-                node.swarm.handle(now, Input::Close(handle));
-            }
-            Some(bytes) => {
-                at_work.asked = Some(now);
-                if self.missing(index, &bytes).is_empty() {
-                    self.nodes[index.0].swarm.handle(now, Input::Hit(handle, bytes.clone()));
-                    self.answered(index, &Parked { reader, bytes, deadline: now, held: BTreeSet::new() }, true);
-                } else {
-                    let deadline = now + self.nodes[index.0].spec.read_timeout;
-                    let id = ReadId(self.nodes[index.0].next_read);
-                    self.nodes[index.0].next_read += 1;
-                    self.park(index, id, Parked { reader, bytes, deadline, held: BTreeSet::new() });
-                }
-            }
-        }
-        self.settle(index);
-    }
-
-    fn park(&mut self, index: NodeIndex, id: ReadId, mut parked: Parked) {
-        let node = &mut self.nodes[index.0];
-        parked.held.extend(self.geometry.pieces_of(parked.bytes.clone()).filter(|&p| node.store.contains(p)));
-        let Some(handle) = node.readers.get(parked.reader).map(|reader| reader.handle) else { return };
-        let (bytes, deadline) = (parked.bytes.clone(), parked.deadline);
-        node.reads.insert(id, parked);
-        node.swarm.handle(self.now, Input::Read { id, handle, bytes, deadline });
-    }
-
-    /// The pieces of a range that are not in the cache; the others are now those used last.
-    fn missing(&mut self, index: NodeIndex, bytes: &Range<u64>) -> Vec<PieceIndex> {
-        let store = &mut self.nodes[index.0].store;
-        self.geometry.pieces_of(bytes.clone()).filter(|&piece| !store.touch(piece)).collect()
-    }
-
-    fn read_ready(&mut self, index: NodeIndex, id: ReadId) {
-        let Some(parked) = self.nodes[index.0].reads.remove(&id) else {
-            self.violation(index, format!("{id:?} is ready, and was answered before"));
-            return;
-        };
-        let mut lost = self.missing(index, &parked.bytes);
-        lost.retain(|piece| !parked.held.contains(piece));
-        if lost.is_empty() {
-            self.answered(index, &parked, true);
-            return;
-        }
-        // A piece of it was evicted after another one of it came: again, within the same deadline.
-        for piece in lost {
-            self.nodes[index.0].swarm.handle(self.now, Input::Lost(piece));
-        }
-        self.park(index, id, parked);
-    }
-
-    fn answered(&mut self, index: NodeIndex, parked: &Parked, done: bool) {
-        let (base, now, length) = (self.base, self.now, parked.bytes.end - parked.bytes.start);
-        let node = &mut self.nodes[index.0];
-        let Some(reader) = node.readers.get_mut(parked.reader) else { return };
-        let waited = reader.asked.take().map_or(Duration::ZERO, |asked| now.saturating_duration_since(asked));
-        let think = reader.spec.think;
-        let figures = &mut node.figures;
-        figures.worst_wait = figures.worst_wait.max(waited);
-        if done {
-            figures.reads_done += 1;
-            figures.read_bytes += length;
-        } else {
-            figures.reads_failed += 1;
-            figures.last_failure = Some(now.saturating_duration_since(base));
-        }
-        let late = waited.saturating_sub(node.spec.read_timeout);
-        if late > Duration::from_millis(1) {
-            self.violation(index, format!("a read was answered {late:?} after its deadline"));
-        }
-        self.queue.push(now + think + HIT, Event::Read(index, parked.reader));
-    }
-
     /// The node's earliest deadline has come.
     pub(super) fn timer(&mut self, index: NodeIndex) {
         let now = self.now;
@@ -465,9 +401,17 @@ impl World {
         Some(End::of(peer, side))
     }
 
-    fn violation(&mut self, index: NodeIndex, what: String) {
+    pub(super) fn violation(&mut self, index: NodeIndex, what: String) {
         let at = self.since_start();
         self.violations.push(format!("at {at:?} {index:?}: {what}"));
+    }
+}
+
+/// Bytes that count against the socket's room.
+fn size(outgoing: &Outgoing) -> usize {
+    match outgoing {
+        Outgoing::Message(message) => message.encoded_len(),
+        piece @ Outgoing::Piece(_) => payload(piece),
     }
 }
 

@@ -16,6 +16,7 @@ mod node;
 mod pieces;
 mod queue;
 mod reader;
+mod reads;
 mod tracker;
 mod world;
 

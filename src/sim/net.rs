@@ -37,9 +37,13 @@ impl End {
 /// What travels.
 #[derive(Debug)]
 pub(super) enum Packet {
-    Message(Message<'static>),
+    /// In one go, as they were written.
+    Messages(Vec<Message<'static>>),
     Handshake(Box<ExtendedHandshake>),
-    Piece { request: Request, liar: Option<NodeIndex> },
+    Piece {
+        request: Request,
+        liar: Option<NodeIndex>,
+    },
 }
 
 impl Packet {

@@ -18,7 +18,7 @@ use super::world::{NodeIndex, REQQ};
 use crate::config::Fill;
 use crate::metainfo::{Geometry, PieceIndex};
 use crate::node::{Limits, Node};
-use crate::swarm::{HandleId, PeerKey, ReadId, Setup, Swarm};
+use crate::swarm::{HandleId, Order, PeerKey, ReadId, Setup, Swarm};
 use crate::wire::PeerId;
 
 /// How a node treats its peers.
@@ -55,6 +55,8 @@ pub struct NodeSpec {
     pub assembly_bytes: u64,
     /// What it fetches unasked.
     pub fill: Fill,
+    /// In which order it fetches that.
+    pub order: Order,
     /// Regular upload slots.
     pub upload_slots: usize,
     /// Upload limit, bytes per second.
@@ -77,6 +79,7 @@ impl Default for NodeSpec {
             cache_pieces: usize::MAX,
             assembly_bytes: 64 << 20,
             fill: Fill::Open,
+            order: Order::default(),
             upload_slots: 4,
             upload_limit: None,
             read_timeout: Duration::from_secs(60),
@@ -180,6 +183,7 @@ impl SimNode {
             complete: spec.seed,
             fill: spec.fill,
             wanted: None,
+            order: spec.order,
             copy: false,
             upload,
             reqq: REQQ,

@@ -1,39 +1,42 @@
 //! What happens next.
 
-use std::cmp::Ordering;
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Instant;
 
-/// Events in order of time, and of their making among those of one time.
+/// Events in order of time, and of their making among those of one time. What moves in the heap is small; the events lie
+/// beside it.
 #[derive(Debug)]
 pub(super) struct Queue<E> {
-    heap: BinaryHeap<Entry<E>>,
+    heap: BinaryHeap<Reverse<(Instant, u64, u32)>>,
+    events: Vec<Option<E>>,
+    free: Vec<u32>,
     made: u64,
-}
-
-#[derive(Debug)]
-struct Entry<E> {
-    at: Instant,
-    number: u64,
-    event: E,
 }
 
 impl<E> Queue<E> {
     pub(super) fn new() -> Self {
-        Self { heap: BinaryHeap::new(), made: 0 }
+        Self { heap: BinaryHeap::new(), events: Vec::new(), free: Vec::new(), made: 0 }
     }
 
     pub(super) fn push(&mut self, at: Instant, event: E) {
-        self.heap.push(Entry { at, number: self.made, event });
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.events.push(None);
+            u32::try_from(self.events.len() - 1).expect("fewer than 2^32 events wait")
+        });
+        self.events[place as usize] = Some(event);
+        self.heap.push(Reverse((at, self.made, place)));
         self.made += 1;
     }
 
     pub(super) fn next_at(&self) -> Option<Instant> {
-        self.heap.peek().map(|entry| entry.at)
+        self.heap.peek().map(|Reverse((at, ..))| *at)
     }
 
     pub(super) fn pop(&mut self) -> Option<(Instant, E)> {
-        self.heap.pop().map(|entry| (entry.at, entry.event))
+        let Reverse((at, _, place)) = self.heap.pop()?;
+        self.free.push(place);
+        self.events[place as usize].take().map(|event| (at, event))
     }
 
     /// Events popped so far: what a run has cost.
@@ -41,27 +44,6 @@ impl<E> Queue<E> {
         self.made - self.heap.len() as u64
     }
 }
-
-impl<E> Ord for Entry<E> {
-    /// The heap gives its greatest: the earliest.
-    fn cmp(&self, other: &Self) -> Ordering {
-        (other.at, other.number).cmp(&(self.at, self.number))
-    }
-}
-
-impl<E> PartialOrd for Entry<E> {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<E> PartialEq for Entry<E> {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl<E> Eq for Entry<E> {}
 
 #[cfg(test)]
 mod tests {

@@ -181,7 +181,7 @@ impl Swarm {
     /// Says [`Effect::Starved`] if a read waits for a piece that no peer would serve now.
     pub(super) fn look_for_starved(&mut self, now: Instant) {
         self.starved_looked = Some(now);
-        let servable = |piece| self.peers.values().any(|p| !p.snubbed && p.serves(now, piece));
+        let servable = |piece| self.servers().any(|(_, p)| !p.snubbed && p.serves(now, piece));
         let starving = self.reads.values().take(STARVED_READS).any(|read| {
             let pieces = self.geometry.pieces_of(read.bytes.clone());
             pieces.into_iter().any(|p| !self.have.has(p) && !servable(p))

@@ -35,7 +35,7 @@ impl Swarm {
         let mut short = false;
         while room > 0 {
             let Some(peer) = self.peers.get(&key) else { break };
-            let Some(next) = self.queue.after(last).find(|&(_, piece)| peer.serves(now, piece)) else { break };
+            let Some(next) = self.queue.demand(last).find(|&(_, piece)| peer.serves(now, piece)) else { break };
             last = Some(next);
             let (rank, piece) = next;
             let most = match rank {
@@ -44,23 +44,29 @@ impl Swarm {
                     0 => self.share(now, key, piece),
                     blocks => blocks,
                 },
-                Rank::Background => self.background_room(peer),
+                Rank::Background => break,
             };
             if most == 0 {
                 continue;
             }
-            if !self.partials.contains_key(&piece) && (short || !self.begin(now, key, piece, rank, &mut short)) {
-                continue;
+            if !self.partials.contains_key(&piece) {
+                if short || !self.begin(now, key, piece, rank, &mut short) {
+                    continue;
+                }
+                self.refile(now, piece);
             }
             room -= self.take(now, key, piece, most.min(room), matches!(rank, Rank::Read(_)), &mut out);
         }
         room = room.min(self.peers.get(&key).map_or(0, |p| self.background_room(p)));
-        while room > 0 && !short && self.background() {
-            let Some(piece) = self.pick_background(now, key) else { break };
-            if !self.begin(now, key, piece, Rank::Background, &mut short) {
-                break;
+        while room > 0 && self.background() {
+            let Some(piece) = self.next_background(now, key, &mut short) else { break };
+            match self.take(now, key, piece, room, false, &mut out) {
+                0 => break,
+                taken => room -= taken,
             }
-            room -= self.take(now, key, piece, room, false, &mut out);
+            if self.partials.get(&piece).is_some_and(|p| p.open() > 0) {
+                self.refile(now, piece);
+            }
         }
         if idle && out.is_empty() && room > 0 {
             let late: Vec<PieceIndex> = self.late.iter().copied().take(LOOK).collect();
@@ -69,6 +75,9 @@ impl Swarm {
                     self.take(now, key, piece, room.min(ENDGAME), true, &mut out);
                 }
             }
+        }
+        if out.is_empty() && room > 0 && !short && self.background() {
+            self.relieve(now, key, room, &mut out);
         }
         if let Some(peer) = self.peers.get_mut(&key).filter(|p| !p.choking && p.busy()) {
             peer.rate.limit();
@@ -107,9 +116,43 @@ impl Swarm {
         let mut partial = Partial::new(self.geometry.blocks(piece), self.attempts);
         partial.solo = solo;
         self.partials.insert(piece, partial);
-        self.refile(now, piece);
         self.arm_solo(now, piece);
         true
+    }
+
+    /// The piece of the background to go on with: the one that the peer is at, else the rarest that it has, be it begun
+    /// or not. A seed so gives what nobody else has, and the rest of a piece that others have comes from them.
+    fn next_background(&mut self, now: Instant, key: PeerKey, short: &mut bool) -> Option<PieceIndex> {
+        let peer = self.peers.get(&key)?;
+        let open = |piece: &PieceIndex| {
+            let free = |p: &Partial| p.open() > 0 && p.solo.is_none_or(|(solo, _)| solo == key);
+            peer.serves(now, *piece) && self.partials.get(piece).is_some_and(free)
+        };
+        let at = peer.at.filter(|at| open(at) && self.rank(*at) == Some(Rank::Background));
+        if at.is_some() {
+            return at;
+        }
+        let looked = || self.queue.background().take(LOOK);
+        let begun = looked().filter(open).min_by_key(|&piece| (self.picker.rarity(piece), piece));
+        let failed = looked().find(|&piece| !self.partials.contains_key(&piece) && peer.serves(now, piece));
+        let mut chosen = None;
+        if !*short {
+            if let Some(failed) = failed
+                && self.begin(now, key, failed, Rank::Background, short)
+            {
+                chosen = Some(failed);
+            } else if let Some(new) = self.pick_background(now, key)
+                && begun.is_none_or(|begun| self.picker.rarity(new) < self.picker.rarity(begun))
+                && self.begin(now, key, new, Rank::Background, short)
+            {
+                chosen = Some(new);
+            }
+        }
+        let chosen = chosen.or(begun);
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.at = chosen;
+        }
+        chosen
     }
 
     /// The rarest piece of the background that is not begun and that this peer would serve.
@@ -136,6 +179,32 @@ impl Swarm {
         found
     }
 
+    /// Nothing is left to begin: the peer takes over what another was asked for when it was faster, and would not be now;
+    /// the last first, and only what it has sooner. A download would else wait for what one slow peer still owes.
+    fn relieve(&mut self, now: Instant, key: PeerKey, room: usize, out: &mut Vec<Block>) {
+        let behind = self.servers().filter(|&(k, p)| k != key && p.excess() > 0);
+        let Some((_, slow)) = behind.filter_map(|(k, p)| Some((p.eta(0)?, k))).max() else { return };
+        let (Some(peer), Some(owes)) = (self.peers.get(&key), self.peers.get(&slow)) else { return };
+        let most = if peer.rate.get().is_some() { room } else { room.min(TRIAL) }.min(owes.excess());
+        let free = |block: &Block| {
+            let alone = |p: &Partial| p.solo.is_none() && p.askers(block.index).count() == 1;
+            peer.serves(now, block.piece)
+                && self.rank(block.piece) == Some(Rank::Background)
+                && self.partials.get(&block.piece).is_some_and(alone)
+        };
+        let queued = owes.out.iter().map(|asked| asked.block).enumerate().rev().filter(|(_, block)| free(block));
+        let sooner = queued.zip(1..).take_while(|((at, _), n)| peer.eta(*n).unwrap_or(SOON) < owes.eta_of(*at));
+        let moved: Vec<Block> = sooner.take(most).map(|((_, block), _)| block).collect();
+        for block in moved {
+            self.cancel_request(now, slow, block);
+            if let (Some(partial), Some(peer)) = (self.partials.get_mut(&block.piece), self.peers.get_mut(&key)) {
+                partial.ask(block.index, key);
+                peer.ask(now, block);
+                out.push(block);
+            }
+        }
+    }
+
     /// How many blocks of a waited-for piece this peer should take: as many as it can deliver before the others that
     /// serve the piece could have delivered all of them; a fair share, where nothing is known of it.
     fn share(&self, now: Instant, key: PeerKey, piece: PieceIndex) -> usize {
@@ -145,7 +214,7 @@ impl Swarm {
             return usize::MAX;
         }
         let (mut others, mut rate, mut backlog) = (0, 0u64, 0);
-        for (_, p) in self.peers.iter().filter(|&(&k, p)| k != key && !p.stalled() && p.serves(now, piece)) {
+        for (_, p) in self.servers().filter(|&(k, p)| k != key && !p.stalled() && p.serves(now, piece)) {
             others += 1;
             if let Some(measured) = p.rate.get() {
                 rate += measured;
@@ -172,8 +241,8 @@ impl Swarm {
         }
         // Where all are slow, none has time for a whole block: those who would have one soonest take one each.
         let place = peer.eta(1).map(|eta| (eta, key));
-        let able = self.peers.iter().filter(|(_, p)| !p.stalled() && p.serves(now, piece));
-        let sooner = able.filter(|&(&k, p)| p.eta(1).is_some_and(|eta| Some((eta, k)) < place)).take(open as usize);
+        let able = self.servers().filter(|(_, p)| !p.stalled() && p.serves(now, piece));
+        let sooner = able.filter(|&(k, p)| p.eta(1).is_some_and(|eta| Some((eta, k)) < place)).take(open as usize);
         usize::from(sooner.count() < open as usize)
     }
 
@@ -213,13 +282,12 @@ impl Swarm {
     /// piece. A hedge with a stranger may be as lost as the first request.
     fn may_hedge(&self, now: Instant, key: PeerKey, piece: PieceIndex) -> bool {
         self.peers.get(&key).is_some_and(Peer::proven)
-            || !self.peers.values().any(|p| p.proven() && p.serves(now, piece))
+            || !self.servers().any(|(_, p)| p.proven() && p.serves(now, piece))
     }
 
     /// Wakes idle peers that have something to ask for, those that deliver soonest first, until the work is shared out.
     /// Peers without room come by themselves when a block comes.
     pub(super) fn wake_idle(&mut self, now: Instant) {
-        let background = self.background();
         let mut blocks = 0;
         for (_, piece) in self.queue.after(None).take(LOOK) {
             blocks += match self.partials.get(&piece) {
@@ -228,28 +296,43 @@ impl Swarm {
             };
         }
         let mut idle: Vec<(u64, PeerKey, usize)> = self
-            .peers
-            .iter()
-            .filter(|(_, p)| p.useful > 0 && !p.woken && p.room() > 0)
-            .map(|(&key, p)| (p.eta(1).unwrap_or(SOON), key, p.room()))
+            .servers()
+            .filter(|(_, p)| p.idle())
+            .map(|(key, p)| (p.eta(1).unwrap_or(SOON), key, p.room()))
             .collect();
         idle.sort_unstable();
         for (_, key, room) in idle {
             let Some(peer) = self.peers.get(&key) else { continue };
             let queued = blocks > 0 && self.queue.after(None).take(LOOK).any(|(_, p)| peer.serves(now, p));
-            let late = peer.out.is_empty() && self.late.iter().take(LOOK).any(|&p| peer.serves(now, p));
             if queued {
                 // Each takes what it delivers soon; of those that have not been measured, a small share.
                 let soon = peer.rate.get().map_or(1, |rate| rate.saturating_mul(SOON) / 1_000_000 / BLOCK);
                 let takes = room.min(usize::try_from(soon).unwrap_or(usize::MAX)).max(1);
                 blocks -= takes.min(blocks);
             }
-            if queued || late || (background && peer.nothing_in != Some(self.picker.epoch())) {
+            if queued || self.more_for(now, peer) {
                 if self.pace.room() == 0 {
                     return self.want_pace();
                 }
                 self.wake(key);
             }
+        }
+    }
+
+    /// True if a peer may have something to do besides what is queued: late blocks, or new pieces of the background.
+    fn more_for(&self, now: Instant, peer: &Peer) -> bool {
+        let late = peer.out.is_empty() && self.late.iter().take(LOOK).any(|&p| peer.serves(now, p));
+        late || (self.background() && peer.nothing_in != Some(self.picker.epoch()))
+    }
+
+    /// As [`Swarm::wake_idle`], after something has changed for one peer alone.
+    pub(super) fn wake_if_idle(&mut self, now: Instant, key: PeerKey) {
+        let Some(peer) = self.peers.get(&key).filter(|p| p.idle()) else { return };
+        if self.queue.after(None).take(LOOK).any(|(_, p)| peer.serves(now, p)) || self.more_for(now, peer) {
+            if self.pace.room() == 0 {
+                return self.want_pace();
+            }
+            self.wake(key);
         }
     }
 

@@ -80,7 +80,6 @@ impl Swarm {
         if until > now {
             self.timers.set(Timer::Piece(piece), until);
         }
-        self.picker.reset();
         self.refile(now, piece);
         if let Some(only) = only
             && let Some(&addr) = self.addresses.get(&only)
@@ -156,10 +155,10 @@ impl Swarm {
     /// The peer to fetch a piece from alone: not tried in this round; one that has delivered, and had no part in a failed
     /// copy; one that has delivered (if it lies, this is the proof); a stranger; the fastest.
     pub(super) fn choose_solo(&mut self, now: Instant, piece: PieceIndex) -> Option<PeerKey> {
-        let failure = self.failures.get_mut(&piece)?;
+        let failure = self.failures.get(&piece)?;
         let usable = |tried: &[PeerKey]| {
-            let able = self.peers.iter().filter(|(_, p)| !p.snubbed && p.serves(now, piece));
-            let ranked = able.filter(|(key, _)| !tried.contains(key)).map(|(&key, p)| {
+            let able = self.servers().filter(|(_, p)| !p.snubbed && p.serves(now, piece));
+            let ranked = able.filter(|(key, _)| !tried.contains(key)).map(|(key, p)| {
                 let took_part = failure.copies.iter().any(|c| c.senders.iter().any(|&(k, _)| k == key));
                 let standing = match (p.proven(), took_part) {
                     (true, false) => 0,
@@ -176,7 +175,9 @@ impl Swarm {
             return chosen;
         }
         let any = usable(&[]);
-        failure.tried.clear();
+        if let Some(failure) = self.failures.get_mut(&piece) {
+            failure.tried.clear();
+        }
         any
     }
 
@@ -198,10 +199,10 @@ impl Swarm {
             (None, Some(others)) => others.clamp(STRANGER, PROGRESS),
             (None, None) => PROGRESS,
         };
-        let other = |(&k, p): (&PeerKey, &super::peer::Peer)| k != key && !p.snubbed && p.serves(now, piece);
+        let other = |(k, p): (PeerKey, &super::peer::Peer)| k != key && !p.snubbed && p.serves(now, piece);
         if now < progress + patience {
             self.timers.set(Timer::Piece(piece), progress + patience);
-        } else if self.peers.iter().any(other) {
+        } else if self.servers().any(other) {
             self.give_up_solo(now, key, piece);
         } else {
             self.timers.set(Timer::Piece(piece), now + PROGRESS);

@@ -59,8 +59,12 @@ pub struct Swarm {
     /// Haves and dont-haves to tell, and the number of the first one.
     pub(super) log: VecDeque<News>,
     pub(super) log_start: u64,
+    /// When peers were woken for it last.
+    pub(super) told_news: Option<Instant>,
 
     pub(super) peers: BTreeMap<PeerKey, Peer>,
+    /// Those of them that may be asked for something: they do not choke us, or allow some pieces.
+    pub(super) askable: BTreeSet<PeerKey>,
     /// Of these peers, and of those that are gone and have blocks in unfinished pieces.
     pub(super) addresses: BTreeMap<PeerKey, SocketAddr>,
     pub(super) answers: Answers,
@@ -127,10 +131,12 @@ impl Swarm {
             copy: setup.copy,
             log: VecDeque::new(),
             log_start: 0,
+            told_news: None,
             peers: BTreeMap::new(),
+            askable: BTreeSet::new(),
             addresses: BTreeMap::new(),
             answers: Answers::default(),
-            picker: Picker::new(pieces),
+            picker: Picker::new(pieces, setup.order),
             partials: BTreeMap::new(),
             attempts: 0,
             wants: BTreeMap::new(),
@@ -203,7 +209,7 @@ impl Swarm {
             Timer::Peer(peer) => self.peer_due(now, peer),
             Timer::Piece(piece) => self.piece_due(now, piece),
             Timer::Interest => self.refresh_interest(now),
-            Timer::News => self.wake_for_news(),
+            Timer::News => self.wake_for_news(now),
             Timer::Starved => self.look_for_starved(now),
             Timer::Memory => self.memory_due(now),
             Timer::Trail => self.trail_due(now),
@@ -281,6 +287,11 @@ impl Swarm {
         u64::from(self.geometry.piece_length(piece))
     }
 
+    /// The peers that may be asked for something.
+    pub(super) fn servers(&self) -> impl Iterator<Item = (PeerKey, &Peer)> + '_ {
+        self.askable.iter().filter_map(|key| Some((*key, self.peers.get(key)?)))
+    }
+
     /// The peer's task is to call [`Swarm::transmit`].
     pub(super) fn wake(&mut self, key: PeerKey) {
         if let Some(peer) = self.peers.get_mut(&key).filter(|p| !p.woken) {
@@ -323,7 +334,11 @@ impl Swarm {
             (None, _) => None,
             (Some(_), None) if self.resting(now, piece) => None,
             // What the background begins comes from the picker, but for pieces that failed.
-            (Some(rank @ Rank::Background), None) => self.must_be_solo(piece).then_some((rank, 0)),
+            (Some(rank @ Rank::Background), None) if self.must_be_solo(piece) => Some((rank, 0)),
+            (Some(Rank::Background), None) => {
+                self.work |= self.picker.restore(piece);
+                None
+            }
             (Some(rank), None) => Some((rank, self.length(piece))),
             (Some(rank), Some(p)) => {
                 (p.open() > 0 || (p.has_late() && matches!(rank, Rank::Read(_)))).then_some((rank, 0))

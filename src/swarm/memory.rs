@@ -116,13 +116,13 @@ impl Swarm {
         };
         let more = self.queue.read_bytes + self.queue.ahead_bytes + background;
         // A torrent that nobody serves must not hold the memory that others need; a piece is enough to ask again.
-        let able = |p: &&Peer| p.useful > 0 && (p.room() > 0 || !p.out.is_empty());
-        let need = if self.peers.values().filter(able).any(|p| !p.snubbed) {
+        let able = |p: &Peer| p.useful > 0 && (p.room() > 0 || !p.out.is_empty());
+        let need = if self.servers().any(|(_, p)| able(p) && !p.snubbed) {
             self.memory.unserved = None;
             self.memory.used + more
         } else {
             self.drop_unserved(now);
-            let probe = if self.peers.values().any(|p| able(&p)) { more.min(piece) } else { 0 };
+            let probe = if self.servers().any(|(_, p)| able(p)) { more.min(piece) } else { 0 };
             self.memory.used.max(probe)
         };
         let target = need.min(self.cap()).max(self.memory.used);
@@ -178,6 +178,9 @@ impl Swarm {
             None => {}
         }
         if self.background() {
+            if self.last_eviction.is_some() {
+                self.picker.reset();
+            }
             let failed: Vec<PieceIndex> = self.failures.keys().copied().collect();
             failed.into_iter().for_each(|piece| self.refile(now, piece));
             self.work = true;

@@ -59,6 +59,18 @@ pub struct HandleId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockDigest(pub [u8; 20]);
 
+/// In which order the background is fetched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// The pieces that the fewest peers have, at random among equals.
+    #[default]
+    RarestFirst,
+    /// From the first piece to the last. For experiments: it shows what rarest-first is good for.
+    InOrder,
+    /// At random. For experiments.
+    Random,
+}
+
 /// What a swarm is made from.
 #[derive(Clone, Debug)]
 pub struct Setup {
@@ -73,6 +85,8 @@ pub struct Setup {
     pub fill: Fill,
     /// The pieces that [`Fill::All`] fetches; none is all of them.
     pub wanted: Option<Vec<Range<u32>>>,
+    /// In which order they are fetched.
+    pub order: Order,
     /// Pieces are kept in a copy on disk: an eviction is then no sign that the background pushes out what is read.
     pub copy: bool,
     /// False if nobody gets anything (`--no-upload`): choked peers get no allowed-fast set either.

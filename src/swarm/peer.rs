@@ -86,6 +86,8 @@ pub(super) struct Peer {
     pub(super) last_block: Instant,
     pub(super) snubbed: bool,
     pub(super) unsolicited: u32,
+    /// The piece of the background that it was given last.
+    pub(super) at: Option<PieceIndex>,
     /// The background had nothing for it in this state of the picker.
     pub(super) nothing_in: Option<u64>,
 
@@ -158,6 +160,7 @@ impl Peer {
             last_block: now,
             snubbed: false,
             unsolicited: 0,
+            at: None,
             nothing_in: None,
             interested: false,
             said_interested: false,
@@ -197,6 +200,22 @@ impl Peer {
         (size as usize).saturating_sub(self.out.len())
     }
 
+    /// Requests that are out beyond its pipeline: it has become slower.
+    pub(super) fn excess(&self) -> usize {
+        self.out.len().saturating_sub(self.pipeline.size() as usize)
+    }
+
+    /// True if it has something we lack, room for requests, and nobody has told its task to look.
+    pub(super) fn idle(&self) -> bool {
+        self.useful > 0 && !self.woken && self.room() > 0
+    }
+
+    /// True if it is choked and lacks a piece that it may fetch all the same.
+    pub(super) fn fetches_allowed(&self) -> bool {
+        let lacks = |given: &BTreeMap<PieceIndex, u32>| given.keys().any(|&piece| !self.has.has(piece));
+        self.interested && !self.unchoked && self.given.as_ref().is_some_and(lacks)
+    }
+
     /// True if it would serve this piece: it has it, does not choke us (or allows this piece), and did not refuse it.
     pub(super) fn serves(&self, now: Instant, piece: PieceIndex) -> bool {
         self.has.has(piece)
@@ -224,6 +243,12 @@ impl Peer {
     pub(super) fn eta(&self, blocks: usize) -> Option<u64> {
         let bytes = (self.out.len() + blocks) as u64 * u64::from(BLOCK_LENGTH);
         Some(bytes.saturating_mul(1_000_000) / self.rate.get()?.max(1))
+    }
+
+    /// Microseconds until the request at this place in the queue is answered, going by its rate.
+    pub(super) fn eta_of(&self, place: usize) -> u64 {
+        let bytes = (place as u64 + 1) * u64::from(BLOCK_LENGTH);
+        bytes.saturating_mul(1_000_000) / self.rate.get().unwrap_or(0).max(1)
     }
 
     /// Blocks that would be here in half of the time until `due`, besides those that are out; none without a

@@ -1,17 +1,19 @@
 //! Availability, and the order in which the background is fetched: rarest first with seeded random ties.
 //!
 //! What a call costs is bound by the window, never by the number of pieces: bitfields are counted in steps, and the
-//! order is built for a window of candidates when the last one is used up.
+//! order is kept for a window of candidates, which moves on when it is used up. Within the window the order is always
+//! the one of now: a have moves its piece. An order that is only seconds old sends a seed's upload twice, because a
+//! piece that somebody has fetched meanwhile still looks like one that nobody has.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use super::PeerKey;
 use super::bits::Bits;
+use super::{Order, PeerKey};
 use crate::metainfo::PieceIndex;
 
 /// Pieces that one step counts.
@@ -20,7 +22,7 @@ pub(super) const STEP: u32 = 4_096;
 const WINDOW: usize = 2_048;
 /// Pieces that are looked at for one window.
 const SCAN: u64 = 16_384;
-/// An order older than this is built anew if the availability changed much since.
+/// A window older than this moves on if the availability changed much since: what is rare may be outside.
 const STALE: Duration = Duration::from_secs(2);
 
 /// Counting that goes on in steps.
@@ -32,14 +34,22 @@ pub(super) enum Job {
     Uncount { bits: Bits, at: u32, until: u32 },
 }
 
+/// A candidate's place in the order: its availability, its tie, itself.
+type Place = (u16, u32, PieceIndex);
+
 /// Availability and background order of one torrent.
 #[derive(Debug)]
 pub(super) struct Picker {
+    order: Order,
     available: Vec<u16>,
     seeds: u32,
     pub(super) jobs: VecDeque<Job>,
-    /// Candidates, the rarest last.
-    window: Vec<PieceIndex>,
+    /// Candidates, the rarest first.
+    window: BTreeSet<Place>,
+    /// Many counts changed at once: the window has to be put in order again.
+    disorder: bool,
+    /// Decides ties in this window.
+    salt: u32,
     /// Counts windows: a peer that found nothing in one need not look again.
     epoch: u64,
     cursor: Option<u64>,
@@ -50,12 +60,15 @@ pub(super) struct Picker {
 }
 
 impl Picker {
-    pub(super) fn new(pieces: u32) -> Self {
+    pub(super) fn new(pieces: u32, order: Order) -> Self {
         Self {
+            order,
             available: vec![0; pieces as usize],
             seeds: 0,
             jobs: VecDeque::new(),
-            window: Vec::new(),
+            window: BTreeSet::new(),
+            disorder: false,
+            salt: 0,
             epoch: 0,
             cursor: None,
             whole: false,
@@ -64,10 +77,19 @@ impl Picker {
         }
     }
 
-    /// Peers that have this piece.
-    #[cfg(test)]
-    pub(super) fn availability(&self, piece: PieceIndex) -> u32 {
-        self.seeds + u32::from(self.available[piece.0 as usize])
+    /// Peers that have this piece, seeds left out.
+    pub(super) fn availability(&self, piece: PieceIndex) -> u16 {
+        self.available.get(piece.0 as usize).copied().unwrap_or(0)
+    }
+
+    /// The rank of the first candidate.
+    pub(super) fn rarest(&self) -> Option<u16> {
+        self.window.first().map(|place| place.0)
+    }
+
+    /// What a piece is ranked by: the smaller, the sooner.
+    pub(super) fn rarity(&self, piece: PieceIndex) -> u16 {
+        if self.order == Order::RarestFirst { self.availability(piece) } else { 0 }
     }
 
     /// Connected seeds.
@@ -87,16 +109,25 @@ impl Picker {
 
     /// One peer more has the piece.
     pub(super) fn add(&mut self, piece: PieceIndex) {
-        if let Some(count) = self.available.get_mut(piece.0 as usize) {
-            *count = count.saturating_add(1);
-            self.changes += 1;
-        }
+        self.move_to(piece, self.availability(piece).saturating_add(1));
     }
 
     /// One peer less has the piece.
     pub(super) fn remove(&mut self, piece: PieceIndex) {
-        if let Some(count) = self.available.get_mut(piece.0 as usize) {
-            *count = count.saturating_sub(1);
+        self.move_to(piece, self.availability(piece).saturating_sub(1));
+    }
+
+    fn move_to(&mut self, piece: PieceIndex, count: u16) {
+        let place = self.place(piece);
+        self.set(piece, count);
+        if !self.disorder && self.window.remove(&place) {
+            self.window.insert(self.place(piece));
+        }
+    }
+
+    fn set(&mut self, piece: PieceIndex, count: u16) {
+        if let Some(available) = self.available.get_mut(piece.0 as usize) {
+            *available = count;
             self.changes += 1;
         }
     }
@@ -104,7 +135,26 @@ impl Picker {
     /// Counts a stretch of a bitfield in or out.
     pub(super) fn count(&mut self, bits: &Bits, pieces: Range<u32>, add: bool) {
         for piece in pieces.map(PieceIndex).filter(|&p| bits.has(p)) {
-            if add { self.add(piece) } else { self.remove(piece) }
+            let now = self.availability(piece);
+            self.set(piece, if add { now.saturating_add(1) } else { now.saturating_sub(1) });
+            self.disorder = true;
+        }
+    }
+
+    fn place(&self, piece: PieceIndex) -> Place {
+        if self.order == Order::InOrder {
+            return (0, 0, piece);
+        }
+        // Multiplied and folded (the finaliser of MurmurHash3): a different order in every window and at every node.
+        let mut tie = piece.0 ^ self.salt;
+        tie = (tie ^ (tie >> 16)).wrapping_mul(0x85eb_ca6b);
+        tie = (tie ^ (tie >> 13)).wrapping_mul(0xc2b2_ae35);
+        (self.rarity(piece), tie ^ (tie >> 16), piece)
+    }
+
+    fn tidy(&mut self) {
+        if std::mem::take(&mut self.disorder) {
+            self.window = self.window.iter().map(|&(_, _, piece)| self.place(piece)).collect();
         }
     }
 
@@ -115,13 +165,24 @@ impl Picker {
         self.epoch += 1;
     }
 
+    /// A piece of the regions may be lacking again. True if it was no candidate.
+    pub(super) fn restore(&mut self, piece: PieceIndex) -> bool {
+        if self.built.is_none() {
+            return false;
+        }
+        self.tidy();
+        let new = self.window.insert(self.place(piece));
+        self.epoch += u64::from(new);
+        new
+    }
+
     /// Which window this is.
     pub(super) fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    /// The rarest piece of the window that is `lacking` and that the peer `has`. The window is built anew when it is
-    /// used up, old, or has nothing for this peer while the regions have more.
+    /// The rarest piece of the window that is `lacking` and that the peer `has`. The window moves on when it is used up,
+    /// old, or has nothing for this peer while the regions have more.
     pub(super) fn pick(
         &mut self,
         now: Instant,
@@ -130,17 +191,23 @@ impl Picker {
         lacking: &dyn Fn(PieceIndex) -> bool,
         has: &dyn Fn(PieceIndex) -> bool,
     ) -> Option<PieceIndex> {
-        let stale = self
-            .built
-            .is_none_or(|at| self.changes > self.window.len() / 4 + 16 && now.saturating_duration_since(at) >= STALE);
-        if stale {
+        let stale = |at| self.changes > self.window.len() / 4 + 16 && now.saturating_duration_since(at) >= STALE;
+        if self.built.is_none_or(|at| !self.whole && stale(at)) {
             self.build(now, rng, regions, lacking);
         }
+        self.tidy();
         for again in [true, false] {
-            while self.window.last().is_some_and(|&p| !lacking(p)) {
-                self.window.pop();
+            let (mut found, mut gone) = (None, Vec::new());
+            for &place in self.window.iter().filter(|place| has(place.2)) {
+                if lacking(place.2) {
+                    found = Some(place.2);
+                    break;
+                }
+                gone.push(place);
             }
-            let found = self.window.iter().rev().copied().find(|&p| lacking(p) && has(p));
+            for place in gone {
+                self.window.remove(&place);
+            }
             if found.is_some() || self.whole || !again {
                 return found;
             }
@@ -149,10 +216,12 @@ impl Picker {
         None
     }
 
-    /// Collects the next candidates of the regions, from where the last window ended, and sorts them.
+    /// Collects the next candidates of the regions, from where the last window ended.
     fn build(&mut self, now: Instant, rng: &mut StdRng, regions: &[Range<u32>], lacking: &dyn Fn(PieceIndex) -> bool) {
         let total: u64 = regions.iter().map(|r| u64::from(r.end.saturating_sub(r.start))).sum();
         self.window.clear();
+        self.disorder = false;
+        self.salt = rng.random();
         self.epoch += 1;
         self.built = Some(now);
         self.changes = 0;
@@ -160,23 +229,22 @@ impl Picker {
         if total == 0 {
             return;
         }
-        let start = self.cursor.unwrap_or_else(|| rng.random_range(0..total)) % total;
+        let first = if self.order == Order::InOrder { 0 } else { rng.random_range(0..total) };
+        let start = self.cursor.unwrap_or(first) % total;
         let mut seen = 0;
-        let mut ranked = Vec::new();
+        let mut places = Vec::new();
         while seen < total {
-            if ranked.len() >= WINDOW || seen >= SCAN {
+            if places.len() >= WINDOW || seen >= SCAN {
                 self.whole = false;
                 break;
             }
             if let Some(piece) = nth(regions, (start + seen) % total).filter(|&p| lacking(p)) {
-                let available = self.available.get(piece.0 as usize).copied().unwrap_or(0);
-                ranked.push((std::cmp::Reverse(available), rng.random::<u32>(), piece));
+                places.push(self.place(piece));
             }
             seen += 1;
         }
         self.cursor = Some((start + seen) % total);
-        ranked.sort_unstable();
-        self.window.extend(ranked.into_iter().map(|(_, _, piece)| piece));
+        self.window = places.into_iter().collect();
     }
 }
 

@@ -10,7 +10,8 @@ use super::{CloseReason, Connected, Effect, PeerKey, Swarm};
 use crate::metainfo::PieceIndex;
 use crate::wire::{ExtendedHandshake, Message};
 
-/// Haves are gathered for this long before peers are woken for them.
+/// Peers are woken for haves no more often than this: at once for the first one, which in a new swarm is what the others
+/// wait for.
 const NEWS_DELAY: Duration = Duration::from_millis(200);
 /// Entries of the log that are kept for peers that do not read.
 const LOG: usize = 1 << 16;
@@ -24,6 +25,13 @@ const ALLOWED: usize = 64;
 pub(super) struct News {
     pub(super) piece: PieceIndex,
     pub(super) have: bool,
+}
+
+impl News {
+    /// True if the peer is to be told: a have of what it has itself is left out, a dont-have is for those who know them.
+    fn concerns(self, peer: &Peer) -> bool {
+        if self.have { !peer.has.has(self.piece) } else { peer.donthave.is_some() }
+    }
 }
 
 impl Swarm {
@@ -53,6 +61,7 @@ impl Swarm {
     /// A peer is gone.
     pub(super) fn gone(&mut self, now: Instant, key: PeerKey) {
         let Some(peer) = self.peers.remove(&key) else { return };
+        self.askable.remove(&key);
         self.timers.clear(Timer::Peer(key));
         match peer.has {
             Has::All => self.picker.remove_seed(),
@@ -138,6 +147,7 @@ impl Swarm {
             && peer.allowed.insert(piece)
         {
             peer.nothing_in = None;
+            self.askable.insert(key);
             self.work = true;
         }
     }
@@ -203,13 +213,16 @@ impl Swarm {
         peer.refused.remove(&piece);
         if !self.have.has(piece) {
             peer.useful += 1;
-            peer.nothing_in = None;
+            if !self.partials.contains_key(&piece) {
+                peer.nothing_in = None;
+            }
         }
         peer.wanted += u32::from(!self.sated.has(piece));
         if self.wants.contains_key(&piece) {
             self.sourced(piece);
             self.work = true;
         }
+        self.leave_to_others(now, piece);
         self.changed(now, key);
     }
 
@@ -250,8 +263,8 @@ impl Swarm {
             return;
         }
         self.check_interest(key);
-        if self.peers.get(&key).is_some_and(|p| p.room() > 0) {
-            self.work = true;
+        if self.askable.contains(&key) {
+            self.wake_if_idle(now, key);
         }
         if !self.reads.is_empty() && self.starving {
             self.check_starved(now);
@@ -350,7 +363,6 @@ impl Swarm {
         self.publish(now, News { piece, have: false });
         self.refuse_requests(now, piece);
         self.wait_again(piece);
-        self.picker.reset();
         self.refile(now, piece);
         self.check_starved(now);
     }
@@ -373,7 +385,8 @@ impl Swarm {
     /// Enters news into the log.
     fn publish(&mut self, now: Instant, news: News) {
         self.log.push_back(news);
-        self.timers.advance(Timer::News, now + NEWS_DELAY);
+        let at = self.told_news.map_or(now, |told| (told + NEWS_DELAY).max(now));
+        self.timers.advance(Timer::News, at);
         if self.log.len().is_power_of_two() && self.log.len() >= 1_024 {
             let read = self.peers.values().filter(|p| p.greeted).map(|p| p.news).min();
             let end = self.log_start + self.log.len() as u64;
@@ -386,11 +399,17 @@ impl Swarm {
     }
 
     /// The timer of the log: whoever has something to be told is woken.
-    pub(super) fn wake_for_news(&mut self) {
-        let end = self.log_start + self.log.len() as u64;
-        let behind =
-            self.peers.iter().filter(|(_, p)| p.greeted && p.news < end && (!p.seed() || p.donthave.is_some()));
-        let keys: Vec<PeerKey> = behind.map(|(&key, _)| key).collect();
+    pub(super) fn wake_for_news(&mut self, now: Instant) {
+        self.told_news = Some(now);
+        let (mut keys, end) = (Vec::new(), self.log_start + self.log.len() as u64);
+        for (&key, peer) in self.peers.iter_mut().filter(|(_, p)| p.greeted && p.news < end) {
+            let from = usize::try_from(peer.news.saturating_sub(self.log_start)).unwrap_or(usize::MAX);
+            if self.log.range(from.min(self.log.len())..).any(|news| news.concerns(peer)) {
+                keys.push(key);
+            } else {
+                peer.news = end;
+            }
+        }
         keys.into_iter().for_each(|key| self.wake(key));
     }
 

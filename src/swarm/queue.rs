@@ -1,6 +1,7 @@
 //! The pieces that have something left to ask for, most urgent first.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::time::Instant;
 
 use crate::metainfo::PieceIndex;
@@ -50,7 +51,18 @@ impl Queue {
 
     /// What comes after `last`, in order.
     pub(super) fn after(&self, last: Option<(Rank, PieceIndex)>) -> impl Iterator<Item = (Rank, PieceIndex)> + '_ {
-        let from = last.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
-        self.order.range((from, std::ops::Bound::Unbounded)).copied()
+        let from = last.map_or(Bound::Unbounded, Bound::Excluded);
+        self.order.range((from, Bound::Unbounded)).copied()
+    }
+
+    /// What readers want and comes after `last`, in order.
+    pub(super) fn demand(&self, last: Option<(Rank, PieceIndex)>) -> impl Iterator<Item = (Rank, PieceIndex)> + '_ {
+        let from = last.map_or(Bound::Unbounded, Bound::Excluded);
+        self.order.range((from, Bound::Excluded((Rank::Background, PieceIndex(0))))).copied()
+    }
+
+    /// What the background has begun.
+    pub(super) fn background(&self) -> impl Iterator<Item = PieceIndex> + '_ {
+        self.order.range((Rank::Background, PieceIndex(0))..).map(|&(_, piece)| piece)
     }
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::download::BLOCK;
 use super::peer::{Asked, Peer};
+use super::queue::Rank;
 use super::timers::Timer;
 use super::{CloseReason, PeerKey, Swarm};
 use crate::metainfo::{Block, PieceIndex, Request};
@@ -68,6 +69,9 @@ impl Swarm {
             return;
         }
         peer.pipeline = super::rates::Pipeline::new();
+        if peer.allowed.is_empty() {
+            self.askable.remove(&key);
+        }
         let allowed = if peer.fast { peer.allowed.clone() } else { std::collections::BTreeSet::new() };
         self.void(now, key, false, &|_, asked| !allowed.contains(&asked.block.piece));
         self.drop_solo(now, key);
@@ -79,7 +83,8 @@ impl Swarm {
         if let Some(peer) = self.peers.get_mut(&key).filter(|p| p.choking) {
             peer.choking = false;
             peer.nothing_in = None;
-            self.work = true;
+            self.askable.insert(key);
+            self.wake_if_idle(now, key);
             self.check_starved(now);
         }
     }
@@ -190,12 +195,30 @@ impl Swarm {
         self.timers.set(Timer::Piece(piece), now + IDLE);
     }
 
-    fn cancel_request(&mut self, now: Instant, key: PeerKey, block: Block) {
+    /// Takes a request back; its block is open, or with others who were asked for it.
+    pub(super) fn cancel_request(&mut self, now: Instant, key: PeerKey, block: Block) {
         let late = self.peers.get(&key).and_then(|p| p.out.iter().find(|a| a.block == block)).is_some_and(|a| a.late);
         if let Some(partial) = self.partials.get_mut(&block.piece) {
             partial.unask(block.index, key, late);
         }
         self.cancel(now, key, block);
+    }
+
+    /// A peer has a piece that we have asked seeds for. If they are still busy with others, and have some that are rarer,
+    /// the requests are taken back: what only seeds have is what they should send.
+    pub(super) fn leave_to_others(&mut self, now: Instant, piece: PieceIndex) {
+        let Some(partial) = self.partials.get(&piece).filter(|p| p.received() == 0 && p.solo.is_none()) else { return };
+        let rarity = self.picker.rarity(piece);
+        if self.rank(piece) != Some(Rank::Background) || self.picker.rarest().is_none_or(|rarest| rarest >= rarity) {
+            return;
+        }
+        let waits = |key| {
+            let peer: Option<&Peer> = self.peers.get(&key);
+            peer.is_some_and(|p| p.seed() && p.out.front().is_some_and(|first| first.block.piece != piece))
+        };
+        if partial.requests().into_iter().all(|(_, key)| waits(key)) {
+            self.discard(now, piece);
+        }
     }
 
     /// Drops an unfinished piece.
@@ -211,7 +234,6 @@ impl Swarm {
             // First of all: the piece may be begun anew while other effects wait.
             self.effects.push_front(super::Effect::Discard { piece, attempt: partial.attempt });
         }
-        self.picker.reset();
         self.refile(now, piece);
     }
 

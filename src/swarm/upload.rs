@@ -15,6 +15,9 @@ const INVALID: u32 = 300;
 const CHOKE_GRACE: Duration = Duration::from_secs(2);
 /// Pieces of an allowed-fast set (libtorrent's number).
 const ALLOWED_FAST: usize = 5;
+/// Choked peers that may be fetching their sets at once. Each is worth a slot: when 100 peers came to a new seed, it sent
+/// 500 pieces by halves to those without a slot, for half a minute, and the swarm had nothing to spread.
+const ALLOWED_PEERS: usize = 4;
 /// Copies of an allowed-fast piece that a choked peer gets.
 const FAST_COPIES: u32 = 3;
 
@@ -26,6 +29,10 @@ impl Swarm {
         if !self.upload || !interested || !peer.fast || peer.given.is_some() || peer.seed() {
             return;
         }
+        if self.peers.values().filter(|p| p.fetches_allowed()).count() >= ALLOWED_PEERS {
+            return;
+        }
+        let Some(peer) = self.peers.get_mut(&key) else { return };
         // BEP 6 defines the set for IPv4 alone.
         let IpAddr::V4(ip) = peer.addr.ip().to_canonical() else { return };
         let set = allowed_fast_set(&self.info_hash, ip, self.geometry.pieces(), ALLOWED_FAST);

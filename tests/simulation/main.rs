@@ -2,8 +2,10 @@
 //! `SWARMFS_SEEDS=n` runs n times as many seeds.
 
 mod cache;
+mod choker;
 mod common;
 mod connections;
+mod distribution;
 mod faults;
 mod interleavings;
 mod liars;

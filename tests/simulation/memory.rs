@@ -11,7 +11,7 @@ use swarmfs::metainfo::{Geometry, PieceIndex, Request};
 use swarmfs::node::{Limits, Node};
 use swarmfs::sim::{NodeIndex, NodeSpec, Pattern};
 use swarmfs::swarm::{
-    Connected, Effect, HandleId, Input, Outgoing, PeerKey, ReadId, Receipt, Room, Setup, Swarm, TorrentKey,
+    Connected, Effect, HandleId, Input, Order, Outgoing, PeerKey, ReadId, Receipt, Room, Setup, Swarm, TorrentKey,
 };
 use swarmfs::wire::{Message, PeerId};
 
@@ -105,6 +105,7 @@ impl Process {
                 complete: false,
                 fill,
                 wanted: None,
+                order: Order::default(),
                 copy: false,
                 upload: true,
                 reqq: 500,

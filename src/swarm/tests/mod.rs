@@ -1,6 +1,7 @@
 //! A scripted laboratory: one swarm, a virtual clock, peers with a rate and a character. It plays the engine (wakes,
 //! grants, hashes) and checks on the way what must hold always.
 
+mod background;
 mod cost;
 mod demand;
 mod integrity;
@@ -84,6 +85,7 @@ impl Lab {
             complete: false,
             fill,
             wanted: None,
+            order: Order::default(),
             copy: false,
             upload: true,
             reqq: 500,
@@ -400,6 +402,7 @@ pub(super) fn setup(pieces: u32, piece_length: u64, complete: bool, fill: Fill) 
         complete,
         fill,
         wanted: None,
+        order: Order::default(),
         copy: false,
         upload: true,
         reqq: 500,

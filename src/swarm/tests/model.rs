@@ -168,13 +168,15 @@ fn recount(lab: &Lab) {
     let held: u64 = swarm.geometry.all().filter(|&p| swarm.has(p)).map(|p| swarm.length(p)).sum();
     assert_eq!(swarm.totals().held, held);
     for (key, p) in &swarm.peers {
+        assert_eq!(swarm.askable.contains(key), !p.choking || !p.allowed.is_empty(), "{key:?}");
         let useful = swarm.geometry.all().filter(|&n| p.has.has(n) && !swarm.has(n)).count();
         assert_eq!(p.useful as usize, useful, "{key:?}");
     }
     if swarm.picker.jobs.is_empty() {
         for piece in swarm.geometry.all() {
             let count = swarm.peers.values().filter(|p| p.has.has(piece)).count();
-            assert_eq!(swarm.picker.availability(piece) as usize, count, "{piece:?}");
+            let availability = swarm.picker.seeds() + u32::from(swarm.picker.availability(piece));
+            assert_eq!(availability as usize, count, "{piece:?}");
         }
     }
     for id in swarm.reads.keys() {
@@ -227,15 +229,18 @@ proptest! {
         seed in any::<u64>(),
         peers in prop::collection::vec(prop::collection::vec(any::<bool>(), 60), 1..8),
         lacking in prop::collection::vec(any::<bool>(), 60),
+        haves in prop::collection::vec(0..60u32, 40),
     ) {
         use rand::SeedableRng;
-        let mut picker = picker::Picker::new(60);
+        let mut picker = picker::Picker::new(60, Order::RarestFirst);
         for peer in &peers {
             (0..60).filter(|&p| peer[p as usize]).for_each(|p| picker.add(PieceIndex(p)));
         }
         let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
         let mut lacking = lacking;
-        for peer in &peers {
+        for (n, peer) in peers.iter().enumerate() {
+            // Others come to have pieces between two picks, in the order of now.
+            haves.iter().skip(5 * n).take(5).for_each(|&p| picker.add(PieceIndex(p)));
             let picked = {
                 let lacks = |p: PieceIndex| lacking[p.0 as usize];
                 let all = 0..60;

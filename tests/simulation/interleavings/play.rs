@@ -6,7 +6,9 @@ use std::time::Instant;
 
 use swarmfs::config::Fill;
 use swarmfs::metainfo::{Geometry, PieceIndex, Request};
-use swarmfs::swarm::{Connected, Effect, HandleId, Input, Outgoing, PeerKey, ReadId, Receipt, Room, Setup, Swarm};
+use swarmfs::swarm::{
+    Connected, Effect, HandleId, Input, Order, Outgoing, PeerKey, ReadId, Receipt, Room, Setup, Swarm,
+};
 use swarmfs::wire::{Message, PeerId};
 
 use super::Case;
@@ -137,6 +139,7 @@ impl<'a> Play<'a> {
             complete: false,
             fill: Fill::None,
             wanted: None,
+            order: Order::default(),
             copy: false,
             upload: true,
             reqq: 500,
