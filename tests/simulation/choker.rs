@@ -114,7 +114,7 @@ fn free_riders_take_half_as_long_again() {
     });
 }
 
-/// The real one is tests/free_riders.rs.
+/// The real one is tests/commands/free_riders.rs.
 #[test]
 fn two_free_riders_among_eight_finish_last() {
     over_seeds(5, |seed| {

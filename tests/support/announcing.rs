@@ -1,5 +1,4 @@
 //! The announces of one torrent, as the engine makes them, with what they find.
-#![allow(dead_code, reason = "every test file is a crate of its own and uses its own part of this")]
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,8 +1,9 @@
 //! What the tests share. Everything that is started here is stopped here: by `Drop`, by the kernel when the test is
 //! killed (a parent-death signal), or by a watchdog when it takes too long, so that a hung mount fails a test and does
 //! not hang it.
-#![allow(dead_code, reason = "every test file is a crate of its own and uses its own part of this")]
+#![allow(dead_code, reason = "every test program uses its own part of this")]
 
+pub(crate) mod announcing;
 pub(crate) mod dataset;
 pub(crate) mod foreign;
 pub(crate) mod gets;
@@ -13,6 +14,8 @@ pub(crate) mod process;
 pub(crate) mod reading;
 pub(crate) mod sink;
 pub(crate) mod torrent;
+pub(crate) mod tracker;
+pub(crate) mod udp_tracker;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU32, Ordering};

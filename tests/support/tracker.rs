@@ -1,5 +1,4 @@
 //! An HTTP tracker that does what a test tells it to, on threads of its own: good, hostile or silent.
-#![allow(dead_code, reason = "every test file is a crate of its own and uses its own part of this")]
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};

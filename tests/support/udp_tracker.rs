@@ -1,6 +1,5 @@
 //! A UDP tracker that does what a test tells it to, on a thread of its own. It reads and writes the bytes of BEP 15 by
 //! itself: what it agrees with is the specification, not our own codec.
-#![allow(dead_code, reason = "every test file is a crate of its own and uses its own part of this")]
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};

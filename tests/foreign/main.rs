@@ -1,0 +1,11 @@
+//! Beside other people's programs.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod create;
+mod get;
+mod harness;
+mod leechers;
+mod swarm;
+mod tracker;

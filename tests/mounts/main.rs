@@ -1,0 +1,11 @@
+//! `swarmfs mount` beside scripted peers: what it reads, and what it makes of those that are bad, slow or gone.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod churn;
+mod dead_swarm;
+mod hostile_peers;
+mod ordinary_user;
+mod rate_limits;
+mod reads;
