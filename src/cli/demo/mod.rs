@@ -124,17 +124,15 @@ async fn play(path: Option<&Path>, mountpoint: &Path, scratch: &Path, stays: boo
     let star = star(&meta, &path)?;
     let show = async {
         let stage = Stage::start(&meta, &path, star.length).await?;
-        say(&format!(
-            "{}: {} in {} files, {} pieces of {}; tracker {url}; three seeds of {}/s each",
-            shortened(&meta.name, 24),
-            human(meta.geometry.total()),
-            meta.files.iter().filter(|file| file.visible()).count(),
-            meta.geometry.pieces(),
-            human(u64::from(meta.geometry.nominal_piece_length())),
-            human(stage.rate)
-        ));
+        let pieces = meta.geometry.pieces();
+        let length = human(u64::from(meta.geometry.nominal_piece_length()));
+        let files = meta.files.iter().filter(|file| file.visible()).count();
+        let total = human(meta.geometry.total());
+        say(&format!("torrent  {}: {total}, {files} files, {pieces} pieces of {length}", shortened(&meta.name, 24)));
+        say(&format!("tracker  {url}"));
+        say(&format!("seeds    3, each gives {}/s at the most", human(stage.rate)));
         let mounted = stage.mount(mountpoint)?;
-        say(&format!("mounted on {}", mountpoint.display()));
+        say(&format!("mount    {}", mountpoint.display()));
         anyhow::Ok((stage, mounted))
     };
     let (stage, mounted) = tokio::select! {
@@ -233,8 +231,8 @@ async fn stream(
     )]
     let rate = (star.length as f64 / took.as_secs_f64().max(1e-6)) as u64;
     say(&format!(
-        "streamed {} ({}) in {:.1} s, {}/s, the first byte after {:.0} ms",
-        shortened(name, 24),
+        "streamed {}: {} in {:.1} s, {}/s, first byte after {:.0} ms",
+        shortened(name, 18),
         human(star.length),
         took.as_secs_f64(),
         human(rate),
@@ -260,15 +258,26 @@ fn say(line: &str) {
 
 fn say_what_next(meta: &Metainfo, mountpoint: &Path, scratch: &Path) {
     let place = mountpoint.join(&meta.name);
-    say("\nIt stays mounted until Ctrl-C. In another terminal, try:");
-    say(&format!("  ls -lR {}", mountpoint.display()));
-    if !meta.single_file {
-        say(&format!("  grep -r swarm {}", place.display()));
-        say(&format!("  tar -cf /dev/null {}", place.display()));
+    let place = place.display();
+    let torrent = scratch.join("demo.torrent");
+    say("\nIt stays mounted until Ctrl-C. In another terminal:");
+    if meta.single_file {
+        say(&format!("  tail -c 64 {place} | od -c"));
     } else {
-        say(&format!("  tail -c 64 {} | xxd", place.display()));
+        say(&format!("  ls -lR {place}"));
+        say(&format!("  grep -rl swarm {place}"));
     }
-    say(&format!("  getfattr -d {}      # how much of it has come", place.display()));
-    say(&format!("  swarmfs get {} -o copy      # joins this swarm", scratch.join("demo.torrent").display()));
-    say("Your own: swarmfs create FOLDER --tracker URL, then swarmfs seed and swarmfs mount");
+    say("How much of it has come:");
+    say(&format!("  getfattr -d {place}"));
+    say("Join its swarm:");
+    say(&format!("  {} get {} -o copy", binary(), torrent.display()));
+    say("Share a folder of your own:");
+    say(&format!("  {} demo FOLDER", binary()));
+}
+
+/// This program as it can be typed where it was started.
+fn binary() -> String {
+    let path = std::env::current_exe().unwrap_or_else(|_| "swarmfs".into());
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(here).unwrap_or(&path).display().to_string()
 }

@@ -55,7 +55,7 @@ impl Screen {
         let rate = self.rate(now, snapshot.totals.downloaded);
         let percent = (u128::from(read) * 100).checked_div(u128::from(self.length)).unwrap_or(100);
         let progress = format!(
-            "{}  {} of {}  {percent} %  {:.1} s",
+            "{}: {} of {}, {percent} %, {:.1} s",
             self.name,
             human(read),
             human(self.length),
