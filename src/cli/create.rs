@@ -70,7 +70,7 @@ fn piece_length(text: &str) -> Result<u32, String> {
 }
 
 /// A parser of values that are kept as they are written.
-fn checked(
+pub(super) fn checked(
     check: fn(&str) -> Result<(), String>,
 ) -> impl Fn(&str) -> Result<String, String> + Clone + Send + Sync + 'static {
     move |text| check(text).map(|()| text.to_owned())

@@ -31,6 +31,9 @@ pub(crate) struct Arguments {
     path: Option<PathBuf>,
     /// Where to mount: an empty directory, or one that is to be made; without it, a temporary one
     mountpoint: Option<PathBuf>,
+    /// Leave out of PATH what matches, as `create` does: links that lead out, say, which no torrent can hold
+    #[arg(long, value_name = "GLOB", requires = "path", value_parser = super::create::checked(create::exclude))]
+    exclude: Vec<String>,
     /// End after the comparison; without a terminal that is always so
     #[arg(long)]
     once: bool,
@@ -60,7 +63,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     fs::check(&mountpoint.path, &MountOptions::default())?;
     let stays = !arguments.once && std::io::stdout().is_terminal();
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    let end = runtime.block_on(play(arguments.path.as_deref(), &mountpoint.path, scratch.path(), stays));
+    let end = runtime.block_on(play(arguments, &mountpoint.path, scratch.path(), stays));
     runtime.shutdown_background();
     Ok(match end? {
         End::Right => ExitCode::SUCCESS,
@@ -95,9 +98,9 @@ impl Drop for Mountpoint {
     }
 }
 
-async fn play(path: Option<&Path>, mountpoint: &Path, scratch: &Path, stays: bool) -> Result<End> {
+async fn play(arguments: &Arguments, mountpoint: &Path, scratch: &Path, stays: bool) -> Result<End> {
     let mut ending = Ending::watch()?;
-    let path = match path {
+    let path = match &arguments.path {
         Some(path) => apart(path, mountpoint)?,
         None => dataset::make(scratch)?,
     };
@@ -110,9 +113,11 @@ async fn play(path: Option<&Path>, mountpoint: &Path, scratch: &Path, stays: boo
     let url = format!("http://{}/announce", tracker.addr());
     let stop = Arc::new(AtomicBool::new(false));
     let making = tokio::task::spawn_blocking({
-        let (path, url, stop) = (path.clone(), url.clone(), Arc::clone(&stop));
+        let (path, stop) = (path.clone(), Arc::clone(&stop));
+        let (trackers, exclude) = (vec![url.clone()], arguments.exclude.clone());
+        let options = create::Options { trackers, exclude, ..create::Options::default() };
         let file = scratch.join("demo.torrent");
-        move || torrent(&path, url, &file, &stop)
+        move || torrent(&path, &options, &file, &stop)
     });
     let meta = tokio::select! {
         made = making => made.context("the torrent was not made")??,
@@ -173,10 +178,9 @@ fn apart(path: &Path, mountpoint: &Path) -> Result<PathBuf> {
 }
 
 /// Makes the torrent, with a progress bar, and writes it to `file`.
-fn torrent(path: &Path, tracker: String, file: &Path, stop: &AtomicBool) -> Result<Arc<Metainfo>> {
+fn torrent(path: &Path, options: &create::Options, file: &Path, stop: &AtomicBool) -> Result<Arc<Metainfo>> {
     let bar = progress::bytes_bar("hashing", 0);
-    let options = create::Options { trackers: vec![tracker], ..create::Options::default() };
-    let bytes = create::create(path, &options, &|total| bar.set_length(total), &|bytes| bar.inc(bytes), stop);
+    let bytes = create::create(path, options, &|total| bar.set_length(total), &|bytes| bar.inc(bytes), stop);
     bar.finish_and_clear();
     let bytes = bytes?;
     std::fs::write(file, &bytes).with_context(|| format!("{}: cannot be written", file.display()))?;
