@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::info::{escaped, human};
 use super::mount::Ending;
 use super::out_file::OutFile;
-use super::{log, progress, values};
+use super::{log, options, progress, values};
 use crate::Error;
 use crate::create::{self, Options, create};
 use crate::metainfo::{FileKind, Metainfo};
@@ -25,7 +25,7 @@ const NOTES: &str = "\
 Everything below PATH goes in: hidden files, empty files, executable bits, and links that stay inside PATH (other
 programs may not know links and see an empty file instead). Empty directories do not: torrents have no place for them.
 What cannot go in (an unreadable file, a link that leads out, a socket, a name that is not UTF-8) is refused by its
-name before anything is hashed.
+name before anything is hashed, or left out with --skip-unfit.
 
 The same files and options give the same .torrent, byte for byte. OUT appears whole or not at all.";
 
@@ -60,9 +60,14 @@ pub(crate) struct Arguments {
     /// directories only; again and again
     #[arg(long, value_name = "GLOB", value_parser = checked(create::exclude))]
     exclude: Vec<String>,
+    /// Leave out what cannot go in, with a warning, and do not refuse it; -v names it
+    #[arg(long)]
+    skip_unfit: bool,
     /// For programs: one JSON object
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    verbosity: options::Verbosity,
 }
 
 fn piece_length(text: &str) -> Result<u32, String> {
@@ -70,7 +75,7 @@ fn piece_length(text: &str) -> Result<u32, String> {
 }
 
 /// A parser of values that are kept as they are written.
-pub(super) fn checked(
+fn checked(
     check: fn(&str) -> Result<(), String>,
 ) -> impl Fn(&str) -> Result<String, String> + Clone + Send + Sync + 'static {
     move |text| check(text).map(|()| text.to_owned())
@@ -81,7 +86,7 @@ pub(super) fn checked(
 /// # Errors
 /// One sentence.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    log::start(0);
+    log::start(arguments.verbosity.verbose);
     let name = create::name(&arguments.path)?;
     let path = match &arguments.out {
         Some(out) if out.as_os_str() == "-" => None,
@@ -103,6 +108,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         comment: arguments.comment.clone(),
         web_seeds: arguments.web_seeds.clone(),
         exclude: arguments.exclude.clone(),
+        skip_unfit: arguments.skip_unfit,
         out: path.clone(),
     };
     let bytes = match until_signal(&arguments.path, &name, &options) {

@@ -12,6 +12,7 @@ mod exclude;
 mod options;
 mod walk;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -50,10 +51,21 @@ pub fn create(
     stop: &AtomicBool,
 ) -> Result<Vec<u8>> {
     options.check()?;
-    let found = Found::walk(Root::find(path)?, options, stop)?;
-    let geometry = geometry(&found, options.piece_length)?;
-    let no_hashes = vec![0; geometry.pieces() as usize * 20];
-    let (meta, _) = made(&found, &geometry, &no_hashes, options)?;
+    let mut found = Found::walk(Root::find(path)?, options, stop)?;
+    let (geometry, meta) = loop {
+        let geometry = geometry(&found, options.piece_length)?;
+        let no_hashes = vec![0; geometry.pieces() as usize * 20];
+        let (meta, _) = made(&found, &geometry, &no_hashes, options)?;
+        let differences = differences(found.content(), &meta);
+        if differences.is_empty() {
+            break (geometry, meta);
+        }
+        for (at, (reason, otherwise)) in &differences {
+            found.unfit(found.entries[*at].path.clone(), reason, otherwise)?;
+        }
+        found.leave_out(&differences.into_iter().map(|(at, _)| at).collect::<BTreeSet<_>>());
+    };
+    found.say_unfit();
     begun(geometry.total());
     let hashes = hash(&found, &meta, progress, stop)?;
     made(&found, &geometry, &hashes, options).map(|(_, bytes)| bytes)
@@ -141,9 +153,6 @@ fn made(found: &Found, geometry: &Geometry, hashes: &[u8], options: &Options) ->
         }
         error => refuse(format!("no torrent can be made of it: {error}")),
     })?;
-    if let Some((entry, reason)) = difference(content, &meta) {
-        return Err(found.root.refused(&entry.path, reason));
-    }
     let addresses =
         meta.trackers.concat() == options.trackers() && meta.web_seeds == options.web_seeds(meta.single_file);
     if !addresses || meta.name != content.name {
@@ -152,25 +161,24 @@ fn made(found: &Found, geometry: &Geometry, hashes: &[u8], options: &Options) ->
     Ok((meta, bytes))
 }
 
-/// The first entry that would come back as something else, and what to say of it.
-fn difference<'a>(content: Content<'a>, meta: &Metainfo) -> Option<(&'a Entry, String)> {
-    content.entries.iter().enumerate().find_map(|(at, entry)| {
+/// The entries that would come back as something else: where they are, what to say of each, and what can be done instead
+/// of leaving it out.
+fn differences(content: Content<'_>, meta: &Metainfo) -> Vec<(usize, (String, &'static str))> {
+    let different = |(at, entry): (usize, &Entry)| {
         let back = meta.files.get(at);
         let reason = match (&entry.kind, back.map(|file| &file.kind)) {
             _ if back.is_some_and(|file| same(entry, file)) => return None,
             (Kind::File { .. }, Some(FileKind::Pad)) => {
-                "programs take files of this name for padding and do not show them; \
-                 rename it, or leave it out with --exclude"
-                    .into()
+                ("programs take files of this name for padding and do not show them".to_owned(), "rename it, or ")
             }
             (Kind::Link { place }, _) => {
-                let place = shown(Path::new(place));
-                format!("it is a link to {place}, which is not in the torrent; leave it out too with --exclude")
+                (format!("it is a link to {}, which is not in the torrent", shown(Path::new(place))), "")
             }
-            _ => "its name is longer than the 255 bytes that a torrent can have; rename it, or leave it out with --exclude".into(),
+            _ => ("its name is longer than the 255 bytes that a torrent can have".to_owned(), "rename it, or "),
         };
-        Some((entry, reason))
-    })
+        Some((at, reason))
+    };
+    content.entries.iter().enumerate().filter_map(different).collect()
 }
 
 /// True if an entry comes back from the .torrent as it went in.

@@ -24,6 +24,8 @@ pub struct Options {
     /// Globs of what is left out. Each is compared with paths below the root (`*` stops at a `/`, `**` does not) and with
     /// names alone; one that ends in `/` takes directories only. What is below an excluded directory is left out too.
     pub exclude: Vec<String>,
+    /// What cannot be read, and what no torrent can hold, is left out and not refused.
+    pub skip_unfit: bool,
     /// Where the .torrent will be written: left out of the torrent should it lie inside.
     pub out: Option<PathBuf>,
 }

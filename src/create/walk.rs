@@ -1,6 +1,8 @@
 //! The walk over what a torrent is made of, in the order of path components as bytes. Everything that a torrent cannot
-//! hold is refused here, by its name, before anything is hashed.
+//! hold is refused here, by its name, before anything is hashed; or left out, where that is wanted.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, FileType, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -9,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::Access;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::encode::{Content, Entry, Kind};
 use super::exclude::Excludes;
@@ -74,6 +76,8 @@ pub(super) struct Found {
     pub(super) entries: Vec<Entry>,
     /// When each was changed last: seconds and nanoseconds.
     modified: Vec<(i64, i64)>,
+    /// How many were left out because no torrent can hold them; none if such are refused.
+    unfit: Option<usize>,
 }
 
 impl Found {
@@ -82,7 +86,7 @@ impl Found {
         let excludes = Excludes::new(&options.exclude).map_err(|reason| refused(Path::new("--exclude"), reason))?;
         // A file to be that is not there yet is met by no walk.
         let out = options.out.as_deref().and_then(|out| fs::canonicalize(out).ok());
-        let found = Self { root, entries: Vec::new(), modified: Vec::new() };
+        let found = Self { root, entries: Vec::new(), modified: Vec::new(), unfit: options.skip_unfit.then_some(0) };
         let mut walk = Walk { found, excludes, out, stop };
         if walk.found.root.single_file {
             let (name, metadata) = (walk.found.root.name.clone(), walk.found.root.metadata.clone());
@@ -97,6 +101,35 @@ impl Found {
             warn!("--exclude {}: nothing has this name", glob.escape_debug());
         }
         Ok(walk.found)
+    }
+
+    /// What no torrent can hold is left out or refused. `otherwise`: what can be done instead of leaving it out.
+    pub(super) fn unfit(&mut self, path: impl AsRef<Path>, reason: &str, otherwise: &str) -> Result<()> {
+        match &mut self.unfit {
+            Some(count) if !self.root.single_file && !path.as_ref().as_os_str().is_empty() => {
+                *count += 1;
+                info!("left out: {}", self.root.refused(path, reason));
+                Ok(())
+            }
+            _ => Err(self.root.refused(path, format!("{reason}; {otherwise}leave it out with --exclude"))),
+        }
+    }
+
+    /// Takes out what is at these places in the list of entries.
+    pub(super) fn leave_out(&mut self, places: &BTreeSet<usize>) {
+        let mut at = 0..;
+        self.modified.retain(|_| at.next().is_none_or(|at| !places.contains(&at)));
+        let mut at = 0..;
+        self.entries.retain(|_| at.next().is_none_or(|at| !places.contains(&at)));
+    }
+
+    /// Says how much was left out.
+    pub(super) fn say_unfit(&self) {
+        match self.unfit {
+            None | Some(0) => {}
+            Some(1) => warn!("one thing that cannot be shared is left out; -v names it"),
+            Some(count) => warn!("{count} things that cannot be shared are left out; -v names them"),
+        }
     }
 
     pub(super) fn content(&self) -> Content<'_> {
@@ -132,12 +165,12 @@ struct Walk<'a> {
 impl Walk<'_> {
     /// What is in a directory, `depth` components below the root.
     fn directory(&mut self, below: &Path, depth: usize) -> Result<()> {
-        let unreadable = |root: &Root, error: io::Error| root.refused(below, cannot_read(&error));
-        let list = fs::read_dir(self.found.root.path.join(below)).map_err(|e| unreadable(&self.found.root, e))?;
-        let mut names = list
-            .map(|entry| entry.map(|entry| entry.file_name()))
-            .collect::<io::Result<Vec<_>>>()
-            .map_err(|e| unreadable(&self.found.root, e))?;
+        let list = fs::read_dir(self.found.root.path.join(below));
+        let names = list.and_then(|list| list.map(|entry| entry.map(|entry| entry.file_name())).collect());
+        let mut names: Vec<OsString> = match names {
+            Ok(names) => names,
+            Err(error) => return self.unreadable(below, &error),
+        };
         names.sort_unstable_by(|a, b| a.as_bytes().cmp(b.as_bytes()));
         for name in names {
             if self.stop.load(Ordering::Relaxed) {
@@ -150,22 +183,18 @@ impl Walk<'_> {
 
     fn entry(&mut self, path: &Path, depth: usize) -> Result<()> {
         let place = self.found.root.path.join(path);
-        let refuse = |walk: &Self, reason: &str| Err(walk.found.root.refused(path, reason));
         let metadata = match fs::symlink_metadata(&place) {
             Ok(metadata) => metadata,
-            Err(error) => return refuse(self, &cannot_read(&error)),
+            Err(error) => return self.unreadable(path, &error),
         };
         if self.excludes.take(path, metadata.is_dir()) || self.out.as_ref() == Some(&place) {
             return Ok(());
         }
         let Some(text) = path.to_str() else {
-            return refuse(
-                self,
-                "its name is not UTF-8, as names in torrents must be; rename it, or leave it out with --exclude",
-            );
+            return self.found.unfit(path, "its name is not UTF-8, as names in torrents must be", "rename it, or ");
         };
         if depth > MAX_DEPTH {
-            return refuse(self, "it lies more than 100 directories deep; move it, or leave it out with --exclude");
+            return self.found.unfit(path, "it lies more than 100 directories deep", "move it, or ");
         }
         if metadata.is_dir() {
             return self.directory(path, depth);
@@ -179,21 +208,25 @@ impl Walk<'_> {
                     self.push(Entry { path: text.to_owned(), kind: Kind::Link { place } }, &metadata);
                     Ok(())
                 }
-                Err(reason) => refuse(self, &format!("it is a link that {reason}; leave it out with --exclude")),
+                Err(reason) => self.found.unfit(path, &format!("it is a link that {reason}"), ""),
             };
         }
         let kind = special(metadata.file_type()).unwrap_or("neither a file nor a directory");
-        refuse(self, &format!("it is {kind}, which no torrent can hold; leave it out with --exclude"))
+        self.found.unfit(path, &format!("it is {kind}, which no torrent can hold"), "")
     }
 
     /// A regular file, which must be readable.
     fn file(&mut self, path: String, metadata: &Metadata) -> Result<()> {
         if let Err(error) = rustix::fs::access(self.found.root.place(&path), Access::READ_OK) {
-            return Err(self.found.root.refused(&path, cannot_read(&error.into())));
+            return self.unreadable(Path::new(&path), &error.into());
         }
         let executable = metadata.permissions().mode() & EXECUTABLE != 0;
         self.push(Entry { path, kind: Kind::File { length: metadata.len(), executable } }, metadata);
         Ok(())
+    }
+
+    fn unreadable(&mut self, path: &Path, error: &io::Error) -> Result<()> {
+        self.found.unfit(path, &format!("cannot be read: {error}"), "make it readable, or ")
     }
 
     fn push(&mut self, entry: Entry, metadata: &Metadata) {
@@ -204,10 +237,6 @@ impl Walk<'_> {
 
 fn time(metadata: &Metadata) -> (i64, i64) {
     (metadata.mtime(), metadata.mtime_nsec())
-}
-
-fn cannot_read(error: &io::Error) -> String {
-    format!("cannot be read: {error}; make it readable, or leave it out with --exclude")
 }
 
 /// The name of what is neither a file, nor a directory, nor a link.

@@ -215,11 +215,25 @@ fn what_cannot_go_in_is_refused_by_its_name() {
             let rest = Options { exclude: vec!["*bad".into(), "away".into()], ..Options::default() };
             let meta = made(&root, &rest).expect("the rest can go in");
             assert_eq!(meta.files.iter().map(|file| &*file.path).collect::<Vec<_>>(), ["sub/good"]);
+            let skips = Options { exclude: vec!["away".into()], skip_unfit: true, ..Options::default() };
+            let meta = made(&root, &skips).expect("what is bad is left out");
+            assert_eq!(meta.files.iter().map(|file| &*file.path).collect::<Vec<_>>(), ["sub/good"], "{text}");
         }
         for name in ["bad", "_____padding_file_bad"] {
             let _ = fs::remove_file(root.join("sub").join(name));
         }
     }
+    // Links to what is left out go with it, however long the chain is.
+    for (name, target) in [("bad", "/etc/passwd"), ("c", "bad"), ("b", "c"), ("a", "b"), ("d", "good")] {
+        symlink(target, root.join("sub").join(name)).expect("a link");
+    }
+    let meta = made(&root, &Options { skip_unfit: true, ..Options::default() }).expect("the rest goes in");
+    assert_eq!(meta.files.iter().map(|file| &*file.path).collect::<Vec<_>>(), ["away", "sub/d", "sub/good"]);
+    let said = output(swarmfs().arg("create").arg(&root).args(["--skip-unfit", "-v", "-o"]).arg(out), SECOND * 20);
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.contains("4 things") && said.contains("sub/bad: it is a link that leads out"), "{said}");
+    fs::remove_file(out.join("tree.torrent")).expect("it was made");
+    ["bad", "c", "b", "a", "d"].iter().for_each(|name| fs::remove_file(root.join("sub").join(name)).expect("it goes"));
     let latin = root.join(OsStr::from_bytes(b"caf\xe9\x1b[1m"));
     put(&latin, "x");
     refused(&root, out, &[], &["tree/caf\\xe9\\u{1b}[1m", "UTF-8", "--exclude"]);

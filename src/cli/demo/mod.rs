@@ -27,13 +27,10 @@ use stage::{Reading, Stage};
 /// The command's arguments.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// A file or a folder to share; without it, a dataset is made
+    /// A file or a folder to share, but for what no torrent can hold; without it, a dataset is made
     path: Option<PathBuf>,
     /// Where to mount: an empty directory, or one that is to be made; without it, a temporary one
     mountpoint: Option<PathBuf>,
-    /// Leave out of PATH what matches, as `create` does: links that lead out, say, which no torrent can hold
-    #[arg(long, value_name = "GLOB", requires = "path", value_parser = super::create::checked(create::exclude))]
-    exclude: Vec<String>,
     /// End after the comparison; without a terminal that is always so
     #[arg(long)]
     once: bool,
@@ -63,7 +60,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     fs::check(&mountpoint.path, &MountOptions::default())?;
     let stays = !arguments.once && std::io::stdout().is_terminal();
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    let end = runtime.block_on(play(arguments, &mountpoint.path, scratch.path(), stays));
+    let end = runtime.block_on(play(arguments.path.as_deref(), &mountpoint.path, scratch.path(), stays));
     runtime.shutdown_background();
     Ok(match end? {
         End::Right => ExitCode::SUCCESS,
@@ -98,9 +95,9 @@ impl Drop for Mountpoint {
     }
 }
 
-async fn play(arguments: &Arguments, mountpoint: &Path, scratch: &Path, stays: bool) -> Result<End> {
+async fn play(path: Option<&Path>, mountpoint: &Path, scratch: &Path, stays: bool) -> Result<End> {
     let mut ending = Ending::watch()?;
-    let path = match &arguments.path {
+    let path = match path {
         Some(path) => apart(path, mountpoint)?,
         None => dataset::make(scratch)?,
     };
@@ -114,8 +111,7 @@ async fn play(arguments: &Arguments, mountpoint: &Path, scratch: &Path, stays: b
     let stop = Arc::new(AtomicBool::new(false));
     let making = tokio::task::spawn_blocking({
         let (path, stop) = (path.clone(), Arc::clone(&stop));
-        let (trackers, exclude) = (vec![url.clone()], arguments.exclude.clone());
-        let options = create::Options { trackers, exclude, ..create::Options::default() };
+        let options = create::Options { trackers: vec![url.clone()], skip_unfit: true, ..create::Options::default() };
         let file = scratch.join("demo.torrent");
         move || torrent(&path, &options, &file, &stop)
     });
