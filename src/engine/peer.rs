@@ -27,6 +27,9 @@ const MESSAGES: usize = 256;
 /// that it woke itself, for as long as the peer likes.
 const TURN: usize = 256 * 1024;
 
+/// Turns that wait for a dead disk must not hold everybody up.
+const TURN_WAIT: Duration = Duration::from_secs(1);
+
 /// A peer that reads nothing for so long while blocks wait for it is closed: they pin cached pieces.
 const STUCK: Duration = Duration::from_secs(60);
 
@@ -137,12 +140,19 @@ impl Peer {
     async fn drive(&mut self) -> io::Result<()> {
         let mut moved = 0;
         loop {
+            let mut turn = None;
             while self.outbox.len() > 0 && self.write(&mut moved)? {
                 if self.outbox.len() <= self.reach() / 2 {
                     self.pull();
                 }
-                give_way(&mut moved).await;
+                if moved >= TURN {
+                    drop(turn.take());
+                    give_way(&mut moved).await;
+                    let next = Arc::clone(&self.torrent.shared.turns).acquire_owned();
+                    turn = tokio::time::timeout(TURN_WAIT, next).await.ok();
+                }
             }
+            drop(turn);
             give_way(&mut moved).await;
             let writes = (self.outbox.len() > 0).then_some(Interest::WRITABLE);
             let reads = self.read_held.is_none().then_some(Interest::READABLE);

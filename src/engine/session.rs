@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use rand::TryRng;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tracing::{debug, info};
 
@@ -64,6 +64,10 @@ pub(super) struct Shared {
     pub(super) cache: Cache,
     pub(super) pool: Arc<Pool>,
     pub(super) chunks: Arc<Chunks>,
+    /// Who has sent much and has more to send waits for a turn, first come, first served: workers do not share their
+    /// tasks while all are busy, and of 50 peers one with a worker to itself got twice what the others did. A turn may
+    /// wait for a disk, so there are more than workers.
+    pub(super) turns: Arc<Semaphore>,
     pub(super) peer_id: PeerId,
     /// The port that peers reach us at.
     pub(super) port: u16,
@@ -191,10 +195,12 @@ impl Session {
             peer_id,
         };
         info!(port, "listening");
+        let runtime = tokio::runtime::Handle::current();
         let shared = Arc::new(Shared {
             cache: Cache::new(config.memory),
             pool: Pool::new(),
             chunks: Arc::default(),
+            turns: Arc::new(Semaphore::new(4 * runtime.metrics().num_workers())),
             peer_id,
             port,
             node_wake: Notify::new(),
@@ -207,7 +213,7 @@ impl Session {
             next_torrent: AtomicU32::new(1),
             announce_key: u32::from_le_bytes(*entropy.last_chunk().unwrap_or(&[0; 4])),
             temp_dir: std::env::temp_dir(),
-            runtime: tokio::runtime::Handle::current(),
+            runtime,
             config,
         });
         let mut tasks = JoinSet::new();
