@@ -127,8 +127,8 @@ impl Found {
     pub(super) fn say_unfit(&self) {
         match self.unfit {
             None | Some(0) => {}
-            Some(1) => warn!("one thing that cannot be shared is left out; -v names it"),
-            Some(count) => warn!("{count} things that cannot be shared are left out; -v names them"),
+            Some(1) => warn!("one thing cannot be shared: left out, -v names it"),
+            Some(count) => warn!("{count} things cannot be shared: left out, -v names them"),
         }
     }
 
