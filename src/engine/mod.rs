@@ -17,6 +17,7 @@ mod reads;
 mod sending;
 mod session;
 mod torrent;
+mod untold;
 
 pub use content::{Bytes, Content, Reply};
 pub use session::{AddOptions, LocalCopy, Session};

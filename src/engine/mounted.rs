@@ -2,27 +2,26 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::content::{Bytes, Content, Reply};
 use super::reads::{Parked, gather};
 use super::session::{Shared, close_all};
+use super::torrent::Torrent;
+use super::untold::Untold;
 use crate::swarm::{HandleId, Input, ReadId, Swarm, TorrentKey};
 
 /// The session as the file system sees it.
 pub(super) struct SessionContent(pub(super) Arc<Shared>);
-
-/// No piece: read-ahead has been told of none.
-const UNTOLD: u64 = u64::MAX;
 
 impl Content for SessionContent {
     fn open(&self, torrent: TorrentKey, file: Range<u64>) -> HandleId {
         let handle = HandleId(self.0.id());
         if let Some(torrent) = self.0.torrent(torrent) {
             let mut handles = torrent.handles.write().unwrap_or_else(PoisonError::into_inner);
-            handles.insert(handle, AtomicU64::new(UNTOLD));
+            handles.insert(handle, Mutex::default());
             drop(handles);
             torrent.tell(Input::Open(handle, file));
         }
@@ -35,16 +34,9 @@ impl Content for SessionContent {
         }
         let torrent = self.0.torrent(torrent)?;
         let found = gather(&torrent.meta.geometry, bytes, |piece| torrent.find(piece)).ok()?;
-        // Read-ahead is told once a piece, not once a read.
-        let piece = u64::from(torrent.meta.geometry.piece_at(bytes.end - 1).0);
-        let told = torrent
-            .handles
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&handle)
-            .is_none_or(|last| last.swap(piece, Ordering::Relaxed) == piece);
-        if !told {
-            torrent.tell(Input::Hit(handle, bytes.clone()));
+        let piece = torrent.meta.geometry.piece_at(bytes.end - 1);
+        if let Some(told) = untold(&torrent, handle, |untold| untold.hit(bytes, piece)) {
+            torrent.tell(Input::Hit(handle, told));
         }
         Some(found)
     }
@@ -63,15 +55,19 @@ impl Content for SessionContent {
                 torrent.reads.pin_to(id, piece, data);
             }
         }
+        if let Some(told) = untold(&torrent, handle, |untold| untold.miss(&bytes)) {
+            torrent.tell(Input::Hit(handle, told));
+        }
         torrent.tell(Input::Read { id, handle, bytes, deadline });
         torrent.withdraw_if_gone(id);
     }
 
     fn flush(&self, torrent: TorrentKey, handle: HandleId) {
         let Some(torrent) = self.0.torrent(torrent) else { return };
-        if let Some(last) = torrent.handles.read().unwrap_or_else(PoisonError::into_inner).get(&handle) {
-            last.store(UNTOLD, Ordering::Relaxed);
-        }
+        untold(&torrent, handle, |untold| {
+            untold.forget_piece();
+            None
+        });
         torrent.tell(Input::Flush(handle));
         if !torrent.reads.readers(handle).is_empty() {
             self.0.runtime.spawn(torrent.withdraw_gone(handle));
@@ -92,4 +88,14 @@ impl Content for SessionContent {
     fn close_all(&self) {
         close_all(&self.0);
     }
+}
+
+/// What the swarm is to be told of a handle's reads.
+fn untold(
+    torrent: &Torrent,
+    handle: HandleId,
+    news: impl FnOnce(&mut Untold) -> Option<Range<u64>>,
+) -> Option<Range<u64>> {
+    let handles = torrent.handles.read().unwrap_or_else(PoisonError::into_inner);
+    news(&mut handles.get(&handle)?.lock().unwrap_or_else(PoisonError::into_inner))
 }

@@ -12,6 +12,7 @@ use super::copy::DiskCopy;
 use super::discovery::{self, Announcer, TrackerStatus};
 use super::reads::{Missing, Reads, gather};
 use super::session::Shared;
+use super::untold::Untold;
 use crate::cache::{Filled, PieceBuf, Verified};
 use crate::metainfo::{Metainfo, PieceIndex, Request};
 use crate::status::Snapshot;
@@ -62,8 +63,8 @@ pub(super) struct Torrent {
     /// Everything wanted is there.
     pub(super) finished: watch::Sender<bool>,
     pub(super) reads: Reads,
-    /// Open files, and the piece of each that read-ahead was last told of (`u64::MAX`: none).
-    pub(super) handles: RwLock<BTreeMap<HandleId, AtomicU64>>,
+    /// Open files, and what read-ahead has not been told of each.
+    pub(super) handles: RwLock<BTreeMap<HandleId, Mutex<Untold>>>,
     announcer: Mutex<Option<Announcer>>,
     swarm: Mutex<Swarm>,
     peers: RwLock<BTreeMap<PeerKey, Arc<Link>>>,

@@ -7,13 +7,13 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::support::Random;
 use crate::support::dataset::Dataset;
 use crate::support::mounts::{Mount, mount};
 use crate::support::peer::Peer;
 use crate::support::process::{output, shell};
 use crate::support::reading::{assert_same_bytes, read_mapped, read_timed};
 use crate::support::torrent::Content;
+use crate::support::{MIB, Random, wait_until};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -99,6 +99,22 @@ fn eight_readers_at_once_all_read_right() {
             });
         }
     });
+}
+
+#[test]
+fn small_reads_in_order_are_in_order_however_large_the_pieces_are() {
+    let content = Arc::new(Content::noise("film.mkv", 24 * MIB, 2 << 20, 3));
+    let (seed, dir) = (Peer::seed(&content), tempfile::tempdir().expect("a directory"));
+    let mount = mount(&[&content.torrent.write(dir.path(), None)]).peer(seed.address).start();
+    let file = std::fs::File::open(mount.path("film.mkv")).expect("the file");
+    // The kernel reads nothing ahead: what an ordinary user's mount gets is not much larger.
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Random).expect("advice");
+    let mut buffer = vec![0; 64 << 10];
+    for offset in (0..8 * MIB).step_by(buffer.len()) {
+        file.read_exact_at(&mut buffer, offset).expect("the bytes");
+    }
+    // Who reads in order gets the rest of the file unasked.
+    wait_until(MINUTE, "the rest is fetched", || seed.count(|counts| &counts.bytes) >= 24 * MIB);
 }
 
 #[test]
