@@ -22,7 +22,7 @@ const MAX_HALF_OPEN: usize = 25;
 const MAX_PER_SECOND: usize = 30;
 /// The least time before the same address is dialled again, times its failures, as libtorrent.
 const RECONNECT: Duration = Duration::from_secs(60);
-/// Failures after which an address is left alone until [`Dials::boost`], as libtorrent.
+/// Failures after which an address is left alone until it is named again, or [`Dials::boost`]; libtorrent's number.
 const MAX_FAILS: u32 = 3;
 /// The first wait for a peer that the user named; doubles up to [`RECONNECT`] and never ends, because it is meant.
 const USER_RECONNECT: Duration = Duration::from_secs(5);
@@ -165,14 +165,21 @@ impl Dials {
         }
     }
 
-    /// Adds addresses in canonical form.
+    /// Adds addresses in canonical form. One that was given up is tried once more when it is named again: somebody has
+    /// heard of it since.
     pub(super) fn add(&mut self, now: Instant, key: TorrentKey, addrs: impl Iterator<Item = SocketAddr>, from: Source) {
         self.clock = Some(now);
         let torrent = self.torrents.entry(key).or_default();
         let user = from == Source::User;
         for addr in addrs.filter(|&addr| dialable(addr)) {
             if torrent.known.contains_key(&addr) {
-                torrent.set(addr, |known| known.user |= user);
+                torrent.set(addr, |known| {
+                    known.user |= user;
+                    if known.state == State::GivenUp {
+                        known.fails = MAX_FAILS - 1;
+                        known.state = known.not_before.filter(|&at| at > now).map_or(State::Ready, State::Waiting);
+                    }
+                });
                 continue;
             }
             if torrent.known.len() >= MAX_KNOWN {
