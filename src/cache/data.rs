@@ -237,6 +237,11 @@ impl DataDir {
         (0..self.files.len()).find_map(|index| self.unfinished(index))
     }
 
+    /// The length of what is at a path below the root now, bytes.
+    pub(super) fn length_of(&self, path: &str) -> io::Result<u64> {
+        open_file(&self.root, path, Access::Read)?.metadata().map(|metadata| metadata.len())
+    }
+
     /// A file's path below the root; `None` if it is padding.
     pub(super) fn path(&self, index: usize) -> Option<&str> {
         match &self.files.get(index)?.source {

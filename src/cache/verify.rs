@@ -19,7 +19,7 @@ use sha1::{Digest, Sha1};
 use super::beneath::Access;
 use super::data::{DataDir, Span};
 use crate::error::{Error, Result};
-use crate::metainfo::{Geometry, Metainfo, PieceIndex};
+use crate::metainfo::{File as MetaFile, FileKind, Geometry, Metainfo, PieceIndex};
 
 /// Bytes that a thread takes at a time: long enough for a disk, short enough to share the end fairly.
 const STRIPE: u32 = 8 << 20;
@@ -69,6 +69,19 @@ impl DataDir {
         });
         let found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
         Ok(found.report(self, &meta.geometry, stop.load(Ordering::Relaxed)))
+    }
+
+    /// The torrent's empty files that are not there, or not empty, as paths below its directory, each with its reason: no
+    /// piece tells of them.
+    pub(crate) fn wrong_empty_files<'a>(&self, meta: &'a Metainfo) -> Vec<(&'a str, &'static str)> {
+        let empty = |file: &&MetaFile| file.length == 0 && matches!(file.kind, FileKind::Regular { .. });
+        let wrong = |file: &'a MetaFile| match self.length_of(&file.path) {
+            Ok(0) => None,
+            Ok(_) => Some((&*file.path, "it is not empty")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Some((&*file.path, "it is missing")),
+            Err(_) => Some((&*file.path, "it cannot be opened")),
+        };
+        meta.files.iter().filter(empty).filter_map(wrong).collect()
     }
 
     /// The SHA-1 of every piece of what lies there now, one after the other, on all cores; `None` if it was stopped.

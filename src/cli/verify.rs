@@ -69,7 +69,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let bar = progress::bytes_bar(&format!("checking {}", meta.name), meta.geometry.total());
     let report = data.verify(&meta, &|bytes| bar.inc(bytes), &AtomicBool::new(false))?;
     bar.finish_and_clear();
-    let summary = summary(&meta, &report);
+    let summary = summary(&meta, &report, data.wrong_empty_files(&meta));
     let mut out = BufWriter::new(io::stdout().lock());
     let printed = if arguments.json { print_json(&summary, &mut out) } else { print_text(&summary, &mut out) };
     match printed.and_then(|()| out.flush()) {
@@ -80,7 +80,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
 }
 
-fn summary<'a>(meta: &'a Metainfo, report: &VerifyReport) -> Summary<'a> {
+/// `empty`: the empty files that are wrong, and why.
+fn summary<'a>(meta: &'a Metainfo, report: &VerifyReport, empty: Vec<(&'a str, &str)>) -> Summary<'a> {
     let reasons: BTreeMap<_, _> = report.bad_files.iter().map(|(path, why)| (path.as_path(), why)).collect();
     // The one file of a torrent may have another name on disk.
     let reason = |path: &str| {
@@ -102,11 +103,19 @@ fn summary<'a>(meta: &'a Metainfo, report: &VerifyReport) -> Summary<'a> {
             });
         }
     }
+    bad_files.extend(empty.into_iter().map(|(path, reason)| BadFile {
+        path,
+        length: 0,
+        pieces: 0,
+        bad_pieces: 0,
+        bad: Vec::new(),
+        reason: Some(reason.to_owned()),
+    }));
     let good_pieces = report.have.iter().filter(|have| **have).count();
     Summary {
         name: &meta.name,
         info_hash: meta.id.to_string(),
-        complete: good_pieces == report.have.len(),
+        complete: good_pieces == report.have.len() && bad_files.is_empty(),
         size: meta.geometry.total(),
         good_bytes: report.good,
         pieces: meta.geometry.pieces(),
@@ -142,6 +151,10 @@ fn print_text(summary: &Summary<'_>, out: &mut impl Write) -> io::Result<()> {
         let more = if file.bad.len() > RUNS { ", ..." } else { "" };
         let reason = file.reason.as_ref().map_or_else(String::new, |reason| format!(" ({})", escaped(reason)));
         let (path, count, all) = (escaped(file.path), file.bad_pieces, file.pieces);
+        if all == 0 {
+            writeln!(out, "{path}:{reason}")?;
+            continue;
+        }
         writeln!(out, "{path}: {count} of {all} pieces bad or missing: {bad}{more}{reason}")?;
     }
     let (name, pieces, good) = (escaped(summary.name), summary.pieces, summary.good_pieces);

@@ -28,7 +28,7 @@ const MESSAGES: usize = 256;
 const TURN: usize = 256 * 1024;
 
 /// Turns that wait for a dead disk must not hold everybody up.
-const TURN_WAIT: Duration = Duration::from_secs(1);
+const TURN_WAIT: Duration = Duration::from_millis(50);
 
 /// A peer that reads nothing for so long while blocks wait for it is closed: they pin cached pieces.
 const STUCK: Duration = Duration::from_secs(60);
@@ -148,8 +148,11 @@ impl Peer {
                 if moved >= TURN {
                     drop(turn.take());
                     give_way(&mut moved).await;
-                    let next = Arc::clone(&self.torrent.shared.turns).acquire_owned();
-                    turn = tokio::time::timeout(TURN_WAIT, next).await.ok();
+                    // What a peer owes us does not wait for a turn.
+                    if !self.owes {
+                        let next = Arc::clone(&self.torrent.shared.turns).acquire_owned();
+                        turn = tokio::time::timeout(TURN_WAIT, next).await.ok();
+                    }
                 }
             }
             drop(turn);

@@ -1,6 +1,6 @@
 //! One torrent: its swarm behind the one door, the pieces in assembly, the connections, and what effects do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -103,13 +103,27 @@ impl Torrent {
 
     /// The one door: locks the swarm, lets `news` in, unlocks, and carries out what was decided.
     pub(super) fn enter<R>(&self, news: impl FnOnce(&mut Swarm, Instant) -> R) -> R {
-        let mut effects = Vec::new();
+        let mut effects = VecDeque::new();
+        let result = self.decide(&mut effects, news);
+        // What is granted in return is news, too; in a loop, because it may happen thousands of times in a row.
+        while let Some(effect) = effects.pop_front() {
+            let granted = self.carry_out(effect);
+            if granted > 0 {
+                self.shared.make_room();
+                self.decide(&mut effects, |swarm, now| swarm.handle(now, Input::Grant(granted)));
+            }
+        }
+        result
+    }
+
+    /// Locks the swarm, lets `news` in, and adds what was decided to `effects`.
+    fn decide<R>(&self, effects: &mut VecDeque<Effect>, news: impl FnOnce(&mut Swarm, Instant) -> R) -> R {
         let (result, timeout) = {
             let mut swarm = self.lock();
             let now = Instant::now();
             let result = news(&mut swarm, now);
             while let Some(effect) = swarm.poll() {
-                effects.push(effect);
+                effects.push_back(effect);
             }
             #[cfg(feature = "lock-watch")]
             if now.elapsed() > Duration::from_millis(1) {
@@ -119,9 +133,6 @@ impl Torrent {
         };
         if let Some(at) = timeout {
             self.arm(at);
-        }
-        for effect in effects {
-            self.carry_out(effect);
         }
         result
     }
@@ -162,7 +173,8 @@ impl Torrent {
         }
     }
 
-    fn carry_out(&self, effect: Effect) {
+    /// Returns the bytes that this torrent is granted in return.
+    fn carry_out(&self, effect: Effect) -> u64 {
         match effect {
             Effect::Wake(peer) => {
                 if let Some(link) = self.link(peer) {
@@ -185,15 +197,16 @@ impl Torrent {
             Effect::Digest(piece) => self.digest(piece),
             Effect::Discard { piece, attempt } => self.discard(piece, attempt),
             // Pieces that are assembled in files need no credit.
-            Effect::WantMemory(bytes) if self.in_files() => self.tell(Input::Grant(bytes)),
-            Effect::ReturnMemory(_) if self.in_files() => {}
-            Effect::WantMemory(bytes) => {
-                let granted = self.shared.node().reserve(self.key, bytes);
-                self.granted(self.key, granted);
-            }
+            Effect::WantMemory(bytes) if self.in_files() => return bytes,
+            Effect::ReturnMemory(_) | Effect::WithdrawMemory(_) if self.in_files() => {}
+            Effect::WantMemory(bytes) => return self.shared.node().reserve(self.key, bytes),
             Effect::ReturnMemory(bytes) => {
                 let grants = self.shared.node().release(self.key, bytes);
-                grants.into_iter().for_each(|(key, granted)| self.granted(key, granted));
+                return self.granted(grants);
+            }
+            Effect::WithdrawMemory(bytes) => {
+                let grants = self.shared.node().withdraw(self.key, bytes);
+                return self.granted(grants);
             }
             Effect::WantRequests { urgent } => match self.shared.node().ask(Instant::now(), self.key, urgent) {
                 0 => self.shared.node_wake.notify_one(),
@@ -213,6 +226,7 @@ impl Torrent {
                 }
             }
         }
+        0
     }
 
     /// True if the torrent's pieces are too large for the memory.
@@ -220,15 +234,20 @@ impl Torrent {
         self.shared.too_large(self.meta.geometry.nominal_piece_length())
     }
 
-    /// A torrent gets bytes for unfinished pieces, at the cost of what is cached.
-    fn granted(&self, key: TorrentKey, bytes: u64) {
-        if bytes == 0 {
-            return;
+    /// Torrents get bytes for unfinished pieces, at the cost of what is cached. Returns this one's own.
+    fn granted(&self, grants: Vec<(TorrentKey, u64)>) -> u64 {
+        let mut own = 0;
+        for (key, bytes) in grants {
+            if key == self.key {
+                own += bytes;
+            } else if bytes > 0
+                && let Some(torrent) = self.shared.torrent(key)
+            {
+                self.shared.make_room();
+                torrent.tell(Input::Grant(bytes));
+            }
         }
-        self.shared.make_room();
-        if let Some(torrent) = self.shared.torrent(key) {
-            torrent.tell(Input::Grant(bytes));
-        }
+        own
     }
 
     fn link(&self, peer: PeerKey) -> Option<Arc<Link>> {

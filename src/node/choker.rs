@@ -51,6 +51,8 @@ struct Memory {
     samples: VecDeque<(Instant, u64, u64)>,
     /// Since when it is unchoked, and what it had been sent by then.
     unchoked: Option<(Instant, u64)>,
+    /// It needs its slot no more, as it has said since the last round.
+    left_slot: bool,
     /// It has a regular slot for what it gives.
     earned: bool,
     /// When it was unchoked last; never for a newcomer.
@@ -69,6 +71,7 @@ impl Memory {
             // No peer is seen by a round the moment it connects: it began at 0.
             samples: VecDeque::from([(connected, 0, 0)]),
             unchoked: None,
+            left_slot: false,
             earned: false,
             last_unchoked: None,
             in_vain: (Duration::ZERO, 0),
@@ -91,6 +94,11 @@ impl Memory {
         while self.samples.get(1).is_some_and(|s| now.saturating_duration_since(s.0) >= WINDOW) {
             self.samples.pop_front();
         }
+    }
+
+    /// True if it has a slot that it has not left before in this round.
+    fn leaves_slot(&mut self) -> bool {
+        self.unchoked.is_some() && !std::mem::replace(&mut self.left_slot, true)
     }
 
     /// It was served and gave nothing back.
@@ -185,7 +193,7 @@ impl Choker {
     /// The peer wants nothing of us any more: if it has a slot, that is for whoever waits. A peer keeps up with us or is
     /// complete within seconds, and a slot that then idles to the next round is upload that nobody gets.
     pub(super) fn uninterested(&mut self, now: Instant, peer: PeerKey) {
-        if self.peers.get(&peer).is_some_and(|memory| memory.unchoked.is_some()) {
+        if self.peers.get_mut(&peer).is_some_and(Memory::leaves_slot) {
             self.free += 1;
             self.hurry(now);
         }
@@ -193,9 +201,10 @@ impl Choker {
 
     /// The peer is gone; its slot is free at once.
     pub(super) fn forget(&mut self, now: Instant, peer: PeerKey) {
-        if self.peers.remove(&peer).is_some_and(|memory| memory.unchoked.is_some()) {
+        let Some(mut memory) = self.peers.remove(&peer) else { return };
+        self.left |= memory.unchoked.is_some();
+        if memory.leaves_slot() {
             self.free += 1;
-            self.left = true;
             self.hurry(now);
         }
     }
@@ -226,6 +235,7 @@ impl Choker {
         let unchoked = self.share_out(ranked, early);
         for candidate in torrents.iter().flat_map(|torrent| &torrent.2) {
             let Some(memory) = self.peers.get_mut(&candidate.peer) else { continue };
+            memory.left_slot = false;
             if unchoked.contains(&candidate.peer) {
                 memory.unchoked.get_or_insert((now, candidate.sent));
                 memory.last_unchoked = Some(now);

@@ -177,7 +177,8 @@ impl Dials {
                     known.user |= user;
                     if known.state == State::GivenUp {
                         known.fails = MAX_FAILS - 1;
-                        known.state = known.not_before.filter(|&at| at > now).map_or(State::Ready, State::Waiting);
+                        let soon = now + RECONNECT;
+                        known.state = State::Waiting(known.not_before.map_or(soon, |at| at.max(soon)));
                     }
                 });
                 continue;

@@ -67,11 +67,12 @@ fn failures_wait_longer_and_then_give_up() {
     assert_eq!(next(&mut dials, base + secs(1000)), None);
     // A tracker that names it again brings it back once; a starving read does, too.
     dials.add(base + secs(1000), A, [peer(0)].into_iter(), Source::Tracker);
-    assert_eq!(next(&mut dials, base + secs(1000)), Some((A, peer(0))));
-    dials.failed(base + secs(1000), A, peer(0));
+    dials.add(base + secs(1001), A, [peer(0)].into_iter(), Source::Tracker);
+    assert_eq!(redial(&mut dials), Some(base + secs(1060)));
+    dials.failed(base + secs(1060), A, peer(0));
     assert_eq!(dials.next_timeout(usize::MAX), None);
-    dials.boost(base + secs(1000), A);
-    assert_eq!(next(&mut dials, base + secs(1000)), Some((A, peer(0))));
+    dials.boost(base + secs(1060), A);
+    assert_eq!(next(&mut dials, base + secs(1060)), Some((A, peer(0))));
 }
 
 #[test]

@@ -58,6 +58,20 @@ impl Credits {
         self.serve()
     }
 
+    /// A torrent waits for `bytes` less, or for nothing more; returns the grants to others that this makes possible.
+    pub(super) fn withdraw(&mut self, torrent: TorrentKey, bytes: u64) -> Vec<(TorrentKey, u64)> {
+        let head = self.queue.front().map(|entry| entry.0);
+        self.queue
+            .iter_mut()
+            .filter(|entry| entry.0 == torrent)
+            .for_each(|entry| entry.1 = entry.1.saturating_sub(bytes));
+        self.queue.retain(|entry| entry.1 > 0);
+        if self.queue.front().map(|entry| entry.0) != head {
+            self.turn = self.turn_length();
+        }
+        self.serve()
+    }
+
     /// Takes back all that a torrent holds and forgets what it waits for.
     pub(super) fn remove(&mut self, torrent: TorrentKey) -> Vec<(TorrentKey, u64)> {
         let head = self.queue.front().map(|entry| entry.0);
@@ -126,6 +140,19 @@ mod tests {
         assert_eq!(credits.release(A, 10), [(A, 10)]);
         assert_eq!(credits.release(B, 50), []);
         assert_eq!(credits.used, 50);
+    }
+
+    #[test]
+    fn who_waits_no_more_is_granted_nothing_and_lets_the_next_one_in() {
+        let mut credits = Credits::new(100);
+        assert_eq!(credits.reserve(C, 100), 100);
+        assert_eq!((credits.reserve(A, 30), credits.reserve(B, 10)), (0, 0));
+        assert_eq!(credits.release(C, 20), [(A, 20)]);
+        assert_eq!(credits.withdraw(A, 4), []);
+        assert_eq!(credits.release(C, 3), [(A, 3)]);
+        assert_eq!(credits.release(C, 1), [(A, 1)]);
+        assert_eq!(credits.withdraw(A, 500), []);
+        assert_eq!(credits.release(A, 24), [(B, 10)]);
     }
 
     #[test]

@@ -118,8 +118,8 @@ impl Node {
         }
     }
 
-    /// Addresses where peers of a torrent may be. Those known already, those no connection can be made to, and those past
-    /// 3,000 of one torrent are ignored.
+    /// Addresses where peers of a torrent may be. Those no connection can be made to, and those past 3,000 of one torrent
+    /// are ignored; so are those known already, but one that was given up is tried once more.
     pub fn add_candidates(&mut self, now: Instant, torrent: TorrentKey, addrs: &[SocketAddr], source: Source) {
         self.dials.add(now, torrent, addrs.iter().map(|&addr| canonical(addr)), source);
     }
@@ -294,6 +294,11 @@ impl Node {
     /// A torrent gives granted bytes back. Returns the grants that this makes possible.
     pub fn release(&mut self, torrent: TorrentKey, bytes: u64) -> Vec<(TorrentKey, u64)> {
         self.credits.release(torrent, bytes)
+    }
+
+    /// A torrent waits for so much less. Returns the grants that this makes possible.
+    pub fn withdraw(&mut self, torrent: TorrentKey, bytes: u64) -> Vec<(TorrentKey, u64)> {
+        self.credits.withdraw(torrent, bytes)
     }
 
     /// Bytes granted to unfinished pieces.

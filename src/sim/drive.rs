@@ -86,6 +86,11 @@ impl World {
                     self.grant(index, grant);
                 }
             }
+            Effect::WithdrawMemory(bytes) => {
+                for (_, grant) in self.nodes[index.0].node.withdraw(TORRENT, bytes) {
+                    self.grant(index, grant);
+                }
+            }
             Effect::WantRequests { .. } => self.violation(index, "it wants requests without a limit".to_owned()),
             Effect::Starved => {
                 self.nodes[index.0].node.boost(now, TORRENT);

@@ -1,7 +1,11 @@
 //! What is asked of whom: the blocks a peer is given when it has room, and those that come.
 
-use std::time::Instant;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
+use super::bits::Bits;
+use super::demand::Want;
+use super::integrity::Failure;
 use super::peer::Peer;
 use super::pieces::Partial;
 use super::queue::Rank;
@@ -22,6 +26,8 @@ const UNSOLICITED: u32 = 5;
 const ENDGAME: usize = 4;
 /// Pieces of the queue that are looked at to find work for idle peers.
 const LOOK: usize = 256;
+/// A peer that has nothing among the candidates of now is looked at again after this time, if there are others.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 impl Swarm {
     /// Up to `most` blocks for a peer, as many as it has room for, in the order of work.
@@ -132,9 +138,10 @@ impl Swarm {
         if at.is_some() {
             return at;
         }
-        let looked = || self.queue.background().take(LOOK);
-        let begun = looked().filter(open).min_by_key(|&piece| (self.picker.rarity(piece), piece));
-        let failed = looked().find(|&piece| !self.partials.contains_key(&piece) && peer.serves(now, piece));
+        let begun = self.queue.background().filter(open).take(LOOK);
+        let begun = begun.min_by_key(|&piece| (self.picker.rarity(piece), piece));
+        let failed = |piece: &PieceIndex| !self.partials.contains_key(piece) && peer.serves(now, *piece);
+        let failed = self.queue.background().find(failed);
         let mut chosen = None;
         if !*short {
             if let Some(failed) = failed
@@ -162,21 +169,24 @@ impl Swarm {
         if peer.nothing_in == Some(picker.epoch()) {
             return None;
         }
-        let lacking = |piece: PieceIndex| {
-            !have.has(piece)
-                && !evicted.has(piece)
-                && !partials.contains_key(&piece)
-                && !wants.contains_key(&piece)
-                && !failures.contains_key(&piece)
+        let found = {
+            let lacking = lacking(have, evicted, partials, wants, failures);
+            picker.pick(now, rng, regions, &lacking, &|piece| peer.serves(now, piece))
         };
-        let found = picker.pick(now, rng, regions, &lacking, &|piece| peer.serves(now, piece));
-        if found.is_none() {
-            let epoch = picker.epoch();
-            if let Some(peer) = peers.get_mut(&key) {
-                peer.nothing_in = Some(epoch);
-            }
+        if found.is_none()
+            && let Some(peer) = peers.get_mut(&key)
+        {
+            peer.nothing_in = Some(picker.epoch());
+            peer.look_again = (!picker.whole()).then_some(now + LOOK_AGAIN);
+            self.arm(key);
         }
         found
+    }
+
+    /// How many peers, seeds left out, have the rarest piece that the background could begin.
+    pub(super) fn rarest(&mut self) -> Option<u16> {
+        let Self { picker, have, evicted, partials, wants, failures, .. } = self;
+        picker.rarest(&lacking(have, evicted, partials, wants, failures))
     }
 
     /// Nothing is left to begin: the peer takes over what another was asked for when it was faster, and would not be now;
@@ -202,6 +212,7 @@ impl Swarm {
                 peer.ask(now, block);
                 out.push(block);
             }
+            self.refile(now, block.piece);
         }
     }
 
@@ -404,5 +415,22 @@ impl Swarm {
             self.cancel(now, loser, block);
         }
         Receipt::Keep { attempt }
+    }
+}
+
+/// Tells which pieces the background could begin, should the regions hold them.
+fn lacking<'a>(
+    have: &'a Bits,
+    evicted: &'a Bits,
+    partials: &'a BTreeMap<PieceIndex, Partial>,
+    wants: &'a BTreeMap<PieceIndex, Want>,
+    failures: &'a BTreeMap<PieceIndex, Failure>,
+) -> impl Fn(PieceIndex) -> bool + 'a {
+    |piece| {
+        !have.has(piece)
+            && !evicted.has(piece)
+            && !partials.contains_key(&piece)
+            && !wants.contains_key(&piece)
+            && !failures.contains_key(&piece)
     }
 }

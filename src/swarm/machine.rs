@@ -336,7 +336,8 @@ impl Swarm {
             // What the background begins comes from the picker, but for pieces that failed.
             (Some(rank @ Rank::Background), None) if self.must_be_solo(piece) => Some((rank, 0)),
             (Some(Rank::Background), None) => {
-                self.work |= self.picker.restore(piece);
+                self.picker.restore(piece);
+                self.work = true;
                 None
             }
             (Some(rank), None) => Some((rank, self.length(piece))),

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::machine::EVICTION_REST;
 use super::peer::Peer;
 use super::queue::Rank;
 use super::timers::Timer;
@@ -31,6 +32,8 @@ pub(super) struct Memory {
     pub(super) used: u64,
     /// A demanded piece found none.
     short: bool,
+    /// The background had all that it may take.
+    capped: bool,
     background_until: Option<Instant>,
     /// Since when nobody serves us.
     unserved: Option<Instant>,
@@ -75,6 +78,7 @@ impl Swarm {
                 }
                 self.memory.background_until = Some(now + BACKGROUND_KEEPS);
                 if self.memory.used > 0 && self.memory.used + length > BACKGROUND_CAP {
+                    self.memory.capped = true;
                     return false;
                 }
             }
@@ -131,7 +135,13 @@ impl Swarm {
             self.memory.asked += target - held;
             self.effects.push_back(Effect::WantMemory(target - held));
         } else {
-            self.give_back(self.free().min(held - target));
+            // First what is still awaited: the node would else hand back what it gets, again and again.
+            let withdrawn = self.memory.asked.min(held - target);
+            if withdrawn > 0 {
+                self.memory.asked -= withdrawn;
+                self.effects.push_back(Effect::WithdrawMemory(withdrawn));
+            }
+            self.give_back(self.free().min(held - withdrawn - target));
         }
     }
 
@@ -146,6 +156,16 @@ impl Swarm {
             self.timers.advance(Timer::Memory, until);
         }
         idle.into_iter().for_each(|(_, piece)| self.discard(now, piece));
+    }
+
+    /// Discards unfinished pieces of the background that nobody is asked for and nobody serves any more: others could be
+    /// fetched in their place.
+    fn drop_stranded(&mut self, now: Instant) {
+        let idle = self.partials.iter().filter(|(_, p)| !p.waits() && !p.complete()).map(|(&piece, _)| piece);
+        let stranded = |piece: &PieceIndex| {
+            self.rank(*piece) == Some(Rank::Background) && !self.servers().any(|(_, p)| p.serves(now, *piece))
+        };
+        idle.filter(stranded).collect::<Vec<_>>().into_iter().for_each(|piece| self.discard(now, piece));
     }
 
     /// Discards unfinished pieces that no read waits for, the least useful first, until `bytes` are free.
@@ -172,10 +192,17 @@ impl Swarm {
                 self.work = true;
             }
         }
+        if std::mem::take(&mut self.memory.capped) {
+            self.drop_stranded(now);
+        }
         match self.memory.background_until {
             Some(until) if until <= now => self.memory.background_until = None,
             Some(until) => self.timers.advance(Timer::Memory, until),
             None => {}
+        }
+        let rests = self.last_eviction.map(|at| at + EVICTION_REST).filter(|&until| until > now);
+        if let Some(until) = rests {
+            self.timers.advance(Timer::Memory, until);
         }
         if self.background() {
             if self.last_eviction.is_some() {

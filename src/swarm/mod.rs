@@ -215,6 +215,8 @@ pub enum Effect {
     },
     /// This many granted bytes are given back.
     ReturnMemory(u64),
+    /// This many bytes that were wanted are wanted no more; if they have been granted meanwhile, they come back.
+    WithdrawMemory(u64),
     /// A read waits and no peer can serve it: dial now, announce as soon as the tracker allows.
     Starved,
     /// Every piece has been verified once: `completed` goes to the trackers.

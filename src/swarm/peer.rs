@@ -90,6 +90,8 @@ pub(super) struct Peer {
     pub(super) at: Option<PieceIndex>,
     /// The background had nothing for it in this state of the picker.
     pub(super) nothing_in: Option<u64>,
+    /// When to look again all the same.
+    pub(super) look_again: Option<Instant>,
 
     /// It is interested in us.
     pub(super) interested: bool,
@@ -162,6 +164,7 @@ impl Peer {
             unsolicited: 0,
             at: None,
             nothing_in: None,
+            look_again: None,
             interested: false,
             said_interested: false,
             greeted: false,

@@ -82,9 +82,21 @@ impl Picker {
         self.available.get(piece.0 as usize).copied().unwrap_or(0)
     }
 
-    /// The rank of the first candidate.
-    pub(super) fn rarest(&self) -> Option<u16> {
-        self.window.first().map(|place| place.0)
+    /// The rarity of the rarest candidate that is `lacking`.
+    pub(super) fn rarest(&mut self, lacking: &dyn Fn(PieceIndex) -> bool) -> Option<u16> {
+        self.tidy();
+        while let Some(&first) = self.window.first() {
+            if lacking(first.2) {
+                return Some(first.0);
+            }
+            self.window.remove(&first);
+        }
+        None
+    }
+
+    /// True if every piece of the regions that may be lacking is a candidate.
+    pub(super) fn whole(&self) -> bool {
+        self.whole
     }
 
     /// What a piece is ranked by: the smaller, the sooner.
@@ -165,15 +177,13 @@ impl Picker {
         self.epoch += 1;
     }
 
-    /// A piece of the regions may be lacking again. True if it was no candidate.
-    pub(super) fn restore(&mut self, piece: PieceIndex) -> bool {
-        if self.built.is_none() {
-            return false;
+    /// A piece of the regions is lacking again: a candidate from now on, and whoever found nothing should look again.
+    pub(super) fn restore(&mut self, piece: PieceIndex) {
+        if self.built.is_some() {
+            self.tidy();
+            self.window.insert(self.place(piece));
+            self.epoch += 1;
         }
-        self.tidy();
-        let new = self.window.insert(self.place(piece));
-        self.epoch += u64::from(new);
-        new
     }
 
     /// Which window this is.

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::bits::Bits;
+use super::machine::EVICTION_REST;
 use super::peer::{Has, Peer};
 use super::picker::{Job, STEP};
 use super::timers::Timer;
@@ -348,8 +349,8 @@ impl Swarm {
         if rested {
             let partials: Vec<PieceIndex> = self.partials.keys().copied().collect();
             partials.into_iter().for_each(|p| self.refile(now, p));
-            self.timers.advance(Timer::Memory, now + super::machine::EVICTION_REST);
         }
+        self.timers.advance(Timer::Memory, now + EVICTION_REST);
     }
 
     /// A piece is not there, whatever we thought.

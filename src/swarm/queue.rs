@@ -61,7 +61,7 @@ impl Queue {
         self.order.range((from, Bound::Excluded((Rank::Background, PieceIndex(0))))).copied()
     }
 
-    /// What the background has begun.
+    /// What the background has begun, and what of it has failed and is to be begun again.
     pub(super) fn background(&self) -> impl Iterator<Item = PieceIndex> + '_ {
         self.order.range((Rank::Background, PieceIndex(0))..).map(|&(_, piece)| piece)
     }

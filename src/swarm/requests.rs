@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::download::BLOCK;
 use super::peer::{Asked, Peer};
+use super::pieces::Partial;
 use super::queue::Rank;
 use super::timers::Timer;
 use super::{CloseReason, PeerKey, Swarm};
@@ -132,6 +133,10 @@ impl Swarm {
             asked.late = true;
             late.push(asked.block);
         }
+        if peer.look_again.take_if(|at| *at <= now).is_some() {
+            peer.nothing_in = None;
+            self.work = true;
+        }
         if !peer.refused.is_empty() {
             peer.nothing_in = None;
             self.work = true;
@@ -168,6 +173,9 @@ impl Swarm {
         }
         if let Some(asked) = peer.out.iter().find(|a| !a.late) {
             at = at.min(asked.sent + self.patience(peer));
+        }
+        if let Some(look) = peer.look_again {
+            at = at.min(look);
         }
         if let Some(until) = peer.refused.values().map(|r| r.until).filter(|&u| u > self.now).min() {
             at = at.min(until);
@@ -207,11 +215,15 @@ impl Swarm {
     /// A peer has a piece that we have asked seeds for. If they are still busy with others, and have some that are rarer,
     /// the requests are taken back: what only seeds have is what they should send.
     pub(super) fn leave_to_others(&mut self, now: Instant, piece: PieceIndex) {
-        let Some(partial) = self.partials.get(&piece).filter(|p| p.received() == 0 && p.solo.is_none()) else { return };
-        let rarity = self.picker.rarity(piece);
-        if self.rank(piece) != Some(Rank::Background) || self.picker.rarest().is_none_or(|rarest| rarest >= rarity) {
+        let untouched = |p: &Partial| p.received() == 0 && p.solo.is_none();
+        if !self.partials.get(&piece).is_some_and(untouched) || self.rank(piece) != Some(Rank::Background) {
             return;
         }
+        let rarity = self.picker.rarity(piece);
+        if self.rarest().is_none_or(|rarest| rarest >= rarity) {
+            return;
+        }
+        let Some(partial) = self.partials.get(&piece) else { return };
         let waits = |key| {
             let peer: Option<&Peer> = self.peers.get(&key);
             peer.is_some_and(|p| p.seed() && p.out.front().is_some_and(|first| first.block.piece != piece))

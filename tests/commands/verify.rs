@@ -95,6 +95,15 @@ fn what_is_wrong_is_said_by_file() {
     assert!(text.contains("\"photos/02.raw.part\" is there: Transmission has not finished it"), "{text}");
     assert!(!text.contains("photos/07.raw") && !text.contains("note 1.txt"), "{text}");
 
+    // No piece tells of empty files.
+    let whole = self::copy();
+    std::fs::remove_file(whole.path("empty/0")).expect("it goes");
+    let (code, text) = whole.verify(&[]);
+    assert_eq!((code, text.lines().next()), (Some(1), Some("empty/0: it is missing")), "{text}");
+    std::fs::write(whole.path("empty/0"), "x").expect("it is not empty");
+    let (code, text) = whole.verify(&[]);
+    assert_eq!((code, text.lines().next()), (Some(1), Some("empty/0: it is not empty")), "{text}");
+
     let (code, text) = copy.verify(&["--json"]);
     let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!((code, &json["complete"]), (Some(1), &false.into()));

@@ -7,5 +7,4 @@ mod churn;
 mod dead_swarm;
 mod hostile_peers;
 mod ordinary_user;
-mod rate_limits;
 mod reads;

@@ -183,6 +183,16 @@ impl Process {
         }
     }
 
+    fn hand_out(&mut self, t: usize, grants: Vec<(TorrentKey, u64)>) {
+        for (other, granted) in grants {
+            let other = usize::try_from(other.0).unwrap();
+            self.grant(other, granted);
+            if other != t {
+                self.settle(other);
+            }
+        }
+    }
+
     fn effect(&mut self, t: usize, effect: Effect) {
         let key = TorrentKey(u32::try_from(t).unwrap());
         match effect {
@@ -191,16 +201,15 @@ impl Process {
                 let granted = self.node.reserve(key, bytes);
                 self.grant(t, granted);
             }
+            Effect::WithdrawMemory(bytes) => {
+                let grants = self.node.withdraw(key, bytes);
+                self.hand_out(t, grants);
+            }
             Effect::ReturnMemory(bytes) => {
                 assert!(bytes <= self.torrents[t].granted, "more is returned than was granted");
                 self.torrents[t].granted -= bytes;
-                for (other, granted) in self.node.release(key, bytes) {
-                    let other = usize::try_from(other.0).unwrap();
-                    self.grant(other, granted);
-                    if other != t {
-                        self.settle(other);
-                    }
-                }
+                let grants = self.node.release(key, bytes);
+                self.hand_out(t, grants);
             }
             Effect::ReadReady(id) => self.answered(t, id, true),
             Effect::ReadFailed(id, _) => self.answered(t, id, false),

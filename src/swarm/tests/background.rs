@@ -110,3 +110,49 @@ fn four_choked_peers_at_once_get_an_allowed_fast_set() {
     lab.says(peers[4], Message::Interested);
     assert_eq!(given(&lab, peers[4]).len(), 5);
 }
+
+#[test]
+fn what_a_seed_need_not_send_is_asked_of_who_has_it_at_once() {
+    let mut lab = Lab::new(16, 4 * BLOCK, Fill::All);
+    let seed = lab.seed(Character::Scripted);
+    let (first, second) = (lab.pending(seed)[0].piece, lab.pending(seed)[5].piece);
+    // It looks for something once, and there is nothing that the seed is not asked for.
+    let peer = lab.leecher(Character::Scripted, &[first.0], true);
+    assert!(lab.pending(peer).is_empty());
+    lab.says(peer, Message::Have(second));
+    assert!(pieces(&lab.pending(peer)).contains(&second.0), "nobody is asked for it: {:?}", lab.pending(seed));
+}
+
+#[test]
+fn pieces_that_nobody_serves_any_more_do_not_hold_up_the_others() {
+    let length = 16 << 20;
+    let mut lab = Lab::new(4, length, Fill::All);
+    let gone: Vec<PeerKey> = (0..2).map(|piece| lab.leecher(Character::Scripted, &[piece], true)).collect();
+    for &peer in &gone {
+        let first = lab.pending(peer)[0];
+        lab.deliver(peer, first);
+        lab.says(peer, Message::Choke);
+    }
+    let left = lab.leecher(Character::Scripted, &[2, 3], true);
+    assert!(lab.pending(left).is_empty(), "two pieces take all that the background may");
+    lab.run(secs(6));
+    assert!(!lab.pending(left).is_empty(), "it is asked for what it has");
+}
+
+#[test]
+fn rare_pieces_beyond_the_candidates_are_found() {
+    let pieces = 60_000;
+    let mut lab = Lab::new(pieces, BLOCK, Fill::All);
+    let seed = lab.connect(Character::Scripted, true);
+    lab.says(seed, Message::HaveAll);
+    // One that has hardly anything, and it lies anywhere.
+    let peer = lab.leecher(Character::Scripted, &[777, 30_001, 59_000], true);
+    lab.run(secs(30));
+    let mut asked = BTreeSet::new();
+    while let Some(&request) = lab.pending(peer).first() {
+        asked.insert(request.piece.0);
+        lab.deliver(peer, request);
+        lab.run(secs(10));
+    }
+    assert_eq!(asked, BTreeSet::from([777, 30_001, 59_000]));
+}

@@ -41,3 +41,20 @@ fn a_torrent_without_peers_gives_all_its_credit_back() {
         assert_eq!(lab.wait(id), Ok(()), "{fill:?}");
     }
 }
+
+#[test]
+fn memory_that_is_wanted_no_more_does_not_go_to_and_fro() {
+    let mut lab = Lab::new(400, BLOCK, Fill::All);
+    lab.budget = 3 * BLOCK;
+    let peer = lab.seed(Character::Scripted);
+    for _ in 0..3 {
+        let request = lab.pending(peer)[0];
+        lab.deliver(peer, request);
+    }
+    assert!(lab.wanted > 100 * BLOCK, "it waits for much more");
+    let before = lab.grants;
+    lab.says(peer, Message::Choke);
+    lab.run(secs(10));
+    assert_eq!((lab.wanted, lab.budget, lab.granted), (0, 3 * BLOCK, 0));
+    assert!(lab.grants - before < 5, "{} grants that nobody needs", lab.grants - before);
+}

@@ -59,6 +59,8 @@ pub(super) struct Lab {
     pub(super) budget: u64,
     pub(super) wanted: u64,
     pub(super) granted: u64,
+    /// How often memory was granted.
+    pub(super) grants: u32,
     /// Blocks kept of each unfinished piece: their sender, and whether they are wrong.
     pub(super) assembly: BTreeMap<PieceIndex, BTreeMap<u32, (PeerKey, bool)>>,
     pub(super) open_reads: BTreeMap<ReadId, Instant>,
@@ -104,6 +106,7 @@ impl Lab {
             budget: 64 << 20,
             wanted: 0,
             granted: 0,
+            grants: 0,
             assembly: BTreeMap::new(),
             open_reads: BTreeMap::new(),
             answered: BTreeMap::new(),
@@ -187,6 +190,7 @@ impl Lab {
             match &effect {
                 Effect::Wake(peer) => self.transmit(*peer),
                 Effect::WantMemory(bytes) => self.wanted += bytes,
+                Effect::WithdrawMemory(bytes) => self.wanted = self.wanted.saturating_sub(*bytes),
                 Effect::ReturnMemory(bytes) => {
                     assert!(*bytes <= self.granted, "more is returned than was granted");
                     self.granted -= bytes;
@@ -210,6 +214,7 @@ impl Lab {
                 self.budget -= grant;
                 self.wanted -= grant;
                 self.granted += grant;
+                self.grants += 1;
                 self.swarm.handle(self.now, Input::Grant(grant));
             }
             self.check();

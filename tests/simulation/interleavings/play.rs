@@ -473,7 +473,7 @@ impl<'a> Play<'a> {
                         }
                     }
                 }
-                Effect::ReturnMemory(_) | Effect::Starved | Effect::Completed => {}
+                Effect::ReturnMemory(_) | Effect::WithdrawMemory(_) | Effect::Starved | Effect::Completed => {}
                 other => next.push_back(Step::Carry(other)),
             }
         }

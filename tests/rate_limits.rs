@@ -4,6 +4,8 @@
 //! A rate is bytes in a time, so these tests take that time. The limits are upper bounds, with 5 %; the lower bounds have
 //! room for a machine that does other things.
 
+mod support;
+
 use std::io::{self, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
