@@ -139,6 +139,11 @@ fn runs(numbers: impl Iterator<Item = u32>) -> Vec<RangeInclusive<u32>> {
 
 fn print_text(summary: &Summary<'_>, out: &mut impl Write) -> io::Result<()> {
     for file in &summary.bad_files {
+        // An empty file: there is a reason, and no piece.
+        if let (0, Some(reason)) = (file.pieces, &file.reason) {
+            writeln!(out, "{}: {}", escaped(file.path), escaped(reason))?;
+            continue;
+        }
         let mut bad = String::new();
         for run in file.bad.iter().take(RUNS) {
             let comma = if bad.is_empty() { "" } else { ", " };
@@ -151,10 +156,6 @@ fn print_text(summary: &Summary<'_>, out: &mut impl Write) -> io::Result<()> {
         let more = if file.bad.len() > RUNS { ", ..." } else { "" };
         let reason = file.reason.as_ref().map_or_else(String::new, |reason| format!(" ({})", escaped(reason)));
         let (path, count, all) = (escaped(file.path), file.bad_pieces, file.pieces);
-        if all == 0 {
-            writeln!(out, "{path}:{reason}")?;
-            continue;
-        }
         writeln!(out, "{path}: {count} of {all} pieces bad or missing: {bad}{more}{reason}")?;
     }
     let (name, pieces, good) = (escaped(summary.name), summary.pieces, summary.good_pieces);
