@@ -335,7 +335,8 @@ impl Opened {
             // The position of a file that nobody else has open: the bytes are read by offset.
             let next = match rustix::fs::seek(file, SeekFrom::Data(at)) {
                 Ok(next) => next,
-                Err(Errno::NXIO) => self.length,
+                // No data from here on, up to where the file ends now: it may have been cut.
+                Err(Errno::NXIO) => file.metadata().map_or(at, |metadata| metadata.len()),
                 Err(_) => at,
             };
             self.hole = at..next;

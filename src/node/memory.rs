@@ -60,25 +60,25 @@ impl Credits {
 
     /// A torrent waits for `bytes` less, or for nothing more; returns the grants to others that this makes possible.
     pub(super) fn withdraw(&mut self, torrent: TorrentKey, bytes: u64) -> Vec<(TorrentKey, u64)> {
+        self.unqueue(torrent, bytes);
+        self.serve()
+    }
+
+    /// Takes up to `bytes` of a torrent out of the queue.
+    fn unqueue(&mut self, torrent: TorrentKey, bytes: u64) {
         let head = self.queue.front().map(|entry| entry.0);
-        self.queue
-            .iter_mut()
-            .filter(|entry| entry.0 == torrent)
-            .for_each(|entry| entry.1 = entry.1.saturating_sub(bytes));
+        if let Some(entry) = self.queue.iter_mut().find(|entry| entry.0 == torrent) {
+            entry.1 = entry.1.saturating_sub(bytes);
+        }
         self.queue.retain(|entry| entry.1 > 0);
         if self.queue.front().map(|entry| entry.0) != head {
             self.turn = self.turn_length();
         }
-        self.serve()
     }
 
     /// Takes back all that a torrent holds and forgets what it waits for.
     pub(super) fn remove(&mut self, torrent: TorrentKey) -> Vec<(TorrentKey, u64)> {
-        let head = self.queue.front().map(|entry| entry.0);
-        self.queue.retain(|entry| entry.0 != torrent);
-        if head == Some(torrent) {
-            self.turn = self.turn_length();
-        }
+        self.unqueue(torrent, u64::MAX);
         self.release(torrent, u64::MAX)
     }
 

@@ -140,10 +140,11 @@ impl Swarm {
         }
         let begun = self.queue.background().filter(open).take(LOOK);
         let begun = begun.min_by_key(|&piece| (self.picker.rarity(piece), piece));
-        let failed = |piece: &PieceIndex| !self.partials.contains_key(piece) && peer.serves(now, *piece);
-        let failed = self.queue.background().find(failed);
         let mut chosen = None;
         if !*short {
+            let failed = |piece: &PieceIndex| !self.partials.contains_key(piece) && peer.serves(now, *piece);
+            // The queue is long, and failures are rare.
+            let failed = if self.failures.is_empty() { None } else { self.queue.background().find(failed) };
             if let Some(failed) = failed
                 && self.begin(now, key, failed, Rank::Background, short)
             {

@@ -30,7 +30,7 @@ use crate::metainfo::{Geometry, PieceIndex};
 /// We stay interested this long after the last close: a slot that is given up costs 15 to 30 s to get back.
 const KEEN: Duration = Duration::from_secs(60);
 /// The background rests this long after an eviction: what it fetches would only push out what is read.
-pub(super) const EVICTION_REST: Duration = Duration::from_secs(30);
+const EVICTION_REST: Duration = Duration::from_secs(30);
 
 /// What one torrent decides; see the [module](super).
 #[derive(Debug)]
@@ -324,7 +324,12 @@ impl Swarm {
 
     /// True if the background is at work at all.
     pub(super) fn background(&self) -> bool {
-        !self.regions.is_empty() && self.last_eviction.is_none_or(|at| self.now >= at + EVICTION_REST)
+        !self.regions.is_empty() && self.rest_ends().is_none_or(|end| self.now >= end)
+    }
+
+    /// When the background goes on, or went on, after the last eviction.
+    pub(super) fn rest_ends(&self) -> Option<Instant> {
+        self.last_eviction.map(|at| at + EVICTION_REST)
     }
 
     /// Puts a piece where it belongs in the queue; to be called whenever what it depends on has changed.

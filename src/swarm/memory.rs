@@ -3,7 +3,6 @@
 
 use std::time::{Duration, Instant};
 
-use super::machine::EVICTION_REST;
 use super::peer::Peer;
 use super::queue::Rank;
 use super::timers::Timer;
@@ -200,9 +199,8 @@ impl Swarm {
             Some(until) => self.timers.advance(Timer::Memory, until),
             None => {}
         }
-        let rests = self.last_eviction.map(|at| at + EVICTION_REST).filter(|&until| until > now);
-        if let Some(until) = rests {
-            self.timers.advance(Timer::Memory, until);
+        if let Some(end) = self.rest_ends().filter(|&end| end > now) {
+            self.timers.advance(Timer::Memory, end);
         }
         if self.background() {
             if self.last_eviction.is_some() {

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use super::bits::Bits;
-use super::machine::EVICTION_REST;
 use super::peer::{Has, Peer};
 use super::picker::{Job, STEP};
 use super::timers::Timer;
@@ -350,7 +349,9 @@ impl Swarm {
             let partials: Vec<PieceIndex> = self.partials.keys().copied().collect();
             partials.into_iter().for_each(|p| self.refile(now, p));
         }
-        self.timers.advance(Timer::Memory, now + EVICTION_REST);
+        if let Some(end) = self.rest_ends() {
+            self.timers.advance(Timer::Memory, end);
+        }
     }
 
     /// A piece is not there, whatever we thought.
