@@ -94,10 +94,11 @@ impl Swarm {
     pub(super) fn rejected(&mut self, now: Instant, key: PeerKey, request: Request) {
         let Some(block) = self.geometry.block(request) else { return };
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        let Some(asked) = peer.take(now, block) else {
-            peer.forget(block);
+        // Each request has one answer, the oldest first: what was cancelled and asked for again is not refused by it.
+        if peer.forget(block) {
             return;
-        };
+        }
+        let Some(asked) = peer.take(now, block) else { return };
         peer.refuse(now, block.piece);
         if let Some(until) = peer.refused.get(&block.piece).map(|r| r.until) {
             self.arm_at(key, until);

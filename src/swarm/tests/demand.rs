@@ -188,6 +188,34 @@ fn a_rejected_piece_is_asked_for_again_later_without_a_busy_loop() {
 }
 
 #[test]
+fn the_reject_of_a_cancelled_request_does_not_refuse_the_next_one() {
+    let mut lab = Lab::new(8, 2 * BLOCK, Fill::None);
+    let peer = lab.seed(Character::Scripted);
+    lab.open();
+    for _ in 0..3 {
+        let given_up = lab.read(0..1);
+        let asked = lab.pending(peer);
+        lab.open_reads.remove(&given_up);
+        lab.input(Input::Withdraw(given_up));
+        let id = lab.read(0..1);
+        assert_eq!(lab.pending(peer), asked, "asked for again");
+        // The answers to what was cancelled; `says` would take them for answers to what is asked now.
+        asked.iter().for_each(|&request| lab.input(Input::Message(peer, &Message::Reject(request))));
+        assert_eq!(lab.pending(peer), asked);
+        assert!(asked.iter().all(|request| lab.requested(peer, *request)));
+        for &request in &asked {
+            lab.deliver(peer, request);
+        }
+        assert_eq!(lab.answered[&id], Ok(()));
+        lab.input(Input::Lost(PieceIndex(0)));
+    }
+    lab.read(0..1);
+    let asked = lab.pending(peer);
+    lab.says(peer, Message::Reject(asked[0]));
+    assert!(!lab.requested(peer, asked[0]), "this one is meant");
+}
+
+#[test]
 fn starved_is_said_at_once_and_every_five_seconds() {
     let mut lab = Lab::new(8, BLOCK, Fill::None);
     lab.open();

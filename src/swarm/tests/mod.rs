@@ -389,6 +389,12 @@ impl Lab {
         messages.filter_map(|o| if let Outgoing::Message(m) = o { Some(m.clone()) } else { None }).collect()
     }
 
+    /// True if the swarm awaits an answer to this request.
+    pub(super) fn requested(&self, peer: PeerKey, request: Request) -> bool {
+        let block = self.swarm.geometry.block(request);
+        self.swarm.peers.get(&peer).is_some_and(|p| p.out.iter().any(|asked| Some(asked.block) == block))
+    }
+
     pub(super) fn pending(&self, peer: PeerKey) -> Vec<Request> {
         self.actors.get(&peer).map(|a| a.pending.clone()).unwrap_or_default()
     }
