@@ -375,7 +375,7 @@ impl Swarm {
                 self.answers.add(took);
                 block
             }
-            Some((block, None)) if peer.forget(block) => block,
+            Some((block, None)) if peer.forget(block) || peer.forget_other() => block,
             _ => {
                 peer.unsolicited += 1;
                 if peer.unsolicited >= UNSOLICITED {

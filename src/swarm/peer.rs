@@ -77,7 +77,9 @@ pub(super) struct Peer {
     /// Requests that are out, oldest first.
     pub(super) out: VecDeque<Asked>,
     /// Blocks once asked for and void since: if one still comes it is no offence.
-    pub(super) past: VecDeque<Block>,
+    past: VecDeque<Block>,
+    /// Others of these, counted only: a slow peer may owe us the answers to thousands of cancelled requests.
+    past_others: u32,
     pub(super) refused: BTreeMap<PieceIndex, Refused>,
     pub(super) pipeline: Pipeline,
     pub(super) rate: Rate,
@@ -128,8 +130,8 @@ impl Peer {
     const BUSY: u64 = 500_000;
     /// Requests that a peer holds if it does not say (libtorrent's default for others).
     const REQQ: u32 = 250;
-    /// Void requests that are remembered.
-    const PAST: usize = 1_000;
+    /// Void requests that are remembered one by one.
+    const PAST: usize = 2_000;
     /// Time without a block, requests being out, after which a peer is snubbed.
     pub(super) const SNUB: Duration = Duration::from_secs(5);
     /// Time after which any request is given up.
@@ -155,6 +157,7 @@ impl Peer {
             allowed: BTreeSet::new(),
             out: VecDeque::new(),
             past: VecDeque::new(),
+            past_others: 0,
             refused: BTreeMap::new(),
             pipeline: Pipeline::new(),
             rate: Rate::default(),
@@ -285,13 +288,21 @@ impl Peer {
     pub(super) fn remember(&mut self, block: Block) {
         if self.past.len() >= Self::PAST {
             self.past.pop_front();
+            self.past_others = self.past_others.saturating_add(1);
         }
         self.past.push_back(block);
     }
 
-    /// Forgets a void request. True if there was one.
+    /// Forgets a void request, as it has been answered. True if there was one.
     pub(super) fn forget(&mut self, block: Block) -> bool {
         self.past.iter().position(|&b| b == block).and_then(|at| self.past.remove(at)).is_some()
+    }
+
+    /// As [`Peer::forget`], for an answer to none of those that are remembered.
+    pub(super) fn forget_other(&mut self) -> bool {
+        let others = self.past_others.checked_sub(1);
+        self.past_others = others.unwrap_or(0);
+        others.is_some()
     }
 
     /// The peer rejected a block of this piece while we may ask for it.

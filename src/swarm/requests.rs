@@ -98,7 +98,10 @@ impl Swarm {
         if peer.forget(block) {
             return;
         }
-        let Some(asked) = peer.take(now, block) else { return };
+        let Some(asked) = peer.take(now, block) else {
+            peer.forget_other();
+            return;
+        };
         peer.refuse(now, block.piece);
         if let Some(until) = peer.refused.get(&block.piece).map(|r| r.until) {
             self.arm_at(key, until);

@@ -216,6 +216,30 @@ fn the_reject_of_a_cancelled_request_does_not_refuse_the_next_one() {
 }
 
 #[test]
+fn a_slow_peer_may_send_thousands_of_blocks_that_were_cancelled() {
+    let mut lab = Lab::new(64, 128 * BLOCK, Fill::None);
+    let peer = lab.seed(Character::Scripted);
+    lab.open();
+    let mut owed = Vec::new();
+    while owed.len() < 5_000 {
+        let at = (owed.len() as u64 * 37 % 60) * 128 * BLOCK;
+        let id = lab.read(at..at + 128 * BLOCK);
+        owed.extend(lab.pending(peer));
+        lab.open_reads.remove(&id);
+        lab.input(Input::Withdraw(id));
+    }
+    for request in owed {
+        lab.deliver(peer, request);
+    }
+    assert_eq!(lab.closed(peer), None);
+    for _ in 0..5 {
+        assert_eq!(lab.closed(peer), None);
+        lab.deliver(peer, Request { piece: PieceIndex(63), begin: 0, length: BLOCK_LENGTH });
+    }
+    assert!(lab.closed(peer).is_some(), "that one was never asked for");
+}
+
+#[test]
 fn starved_is_said_at_once_and_every_five_seconds() {
     let mut lab = Lab::new(8, BLOCK, Fill::None);
     lab.open();
