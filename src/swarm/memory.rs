@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::peer::Peer;
+use super::pieces::Partial;
 use super::queue::Rank;
 use super::timers::Timer;
 use super::{Effect, Swarm};
@@ -144,11 +145,16 @@ impl Swarm {
         }
     }
 
+    /// Unfinished pieces that nobody is asked for.
+    fn unasked(&self) -> impl Iterator<Item = (&PieceIndex, &Partial)> + '_ {
+        self.partials.iter().filter(|(_, p)| !p.waits() && !p.complete())
+    }
+
     /// Nobody serves us: pieces that nobody is asked for go, those of which something came after a while.
     fn drop_unserved(&mut self, now: Instant) {
         let until = *self.memory.unserved.get_or_insert(now) + UNSERVED;
-        let idle = self.partials.iter().filter(|(_, p)| !p.waits() && !p.complete());
-        let (late, idle): (Vec<_>, Vec<_>) = idle.map(|(&piece, p)| (p.received() > 0, piece)).partition(|p| p.0);
+        let (late, idle): (Vec<_>, Vec<_>) =
+            self.unasked().map(|(&piece, p)| (p.received() > 0, piece)).partition(|p| p.0);
         if now >= until {
             late.iter().for_each(|&(_, piece)| self.discard(now, piece));
         } else if !late.is_empty() {
@@ -160,11 +166,11 @@ impl Swarm {
     /// Discards unfinished pieces of the background that nobody is asked for and nobody serves any more: others could be
     /// fetched in their place.
     fn drop_stranded(&mut self, now: Instant) {
-        let idle = self.partials.iter().filter(|(_, p)| !p.waits() && !p.complete()).map(|(&piece, _)| piece);
         let stranded = |piece: &PieceIndex| {
             self.rank(*piece) == Some(Rank::Background) && !self.servers().any(|(_, p)| p.serves(now, *piece))
         };
-        idle.filter(stranded).collect::<Vec<_>>().into_iter().for_each(|piece| self.discard(now, piece));
+        let unasked = self.unasked().map(|(&piece, _)| piece);
+        unasked.filter(stranded).collect::<Vec<_>>().into_iter().for_each(|piece| self.discard(now, piece));
     }
 
     /// Discards unfinished pieces that no read waits for, the least useful first, until `bytes` are free.

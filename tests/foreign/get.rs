@@ -42,9 +42,7 @@ impl Fixture {
     /// libtorrent finds the copy complete without fetching a byte.
     #[track_caller]
     fn rechecks(&self, dir: &Path) {
-        let mut check = LibTorrent::leech_from(&self.lab, &self.lab_file(), dir, &[]);
-        let Some((status, _)) = check.process.wait(LIMIT) else { panic!("libtorrent finds {} of it", check.done()) };
-        assert!(status.success(), "{}", check.process.log());
+        LibTorrent::leech_from(&self.lab, &self.lab_file(), dir, &[]).complete(LIMIT);
     }
 
     /// The torrent without a tracker: who has it finds nobody.
@@ -66,8 +64,7 @@ fn libtorrents_seed_gives_a_copy_and_its_folder_is_seeded() {
     let seed = LibTorrent::seed(&f.lab, &f.file, &f.dataset.parent, 0);
     f.get("from libtorrent");
     let theirs = f.lab.subdir("by libtorrent");
-    let mut leech = LibTorrent::leech(&f.lab, &f.file, &theirs);
-    assert!(leech.process.wait(LIMIT).is_some_and(|(status, _)| status.success()), "{}", leech.process.log());
+    LibTorrent::leech(&f.lab, &f.file, &theirs).complete(LIMIT);
     drop(seed);
     let (_ours, _) = swarmfs_seed(&f.lab, &f.file, &theirs);
     f.get("from the folder of libtorrent");

@@ -93,9 +93,7 @@ fn foreign_programs_share_a_torrent_without_us() {
 
     let libtorrent_downloads = |name: &str| {
         let dir = lab.subdir(name);
-        let mut leech = LibTorrent::leech(&lab, &file, &dir);
-        let end = leech.process.wait(Duration::from_secs(60));
-        assert!(end.is_some_and(|(status, _)| status.success()), "{name}: {end:?} {}", leech.process.log());
+        LibTorrent::leech(&lab, &file, &dir).complete(Duration::from_secs(60));
         same(&dir.join(&dataset.name));
     };
     libtorrent_downloads("libtorrent");
@@ -133,10 +131,8 @@ fn libtorrent_downloads_from_the_peers_in_threads() {
         let peers: Vec<Peer> = behaviours.iter().map(|behaviour| Peer::start(&content, *behaviour)).collect();
         let addresses: Vec<_> = peers.iter().map(|peer| peer.address).collect();
         let dir = lab.subdir(name);
-        let mut leech = LibTorrent::leech_from(&lab, &file, &dir, &addresses);
-        let end = leech.process.wait(Duration::from_secs(90));
-        assert!(end.is_some_and(|(status, _)| status.success()), "{name}: {} of it", leech.done());
+        let took = LibTorrent::leech_from(&lab, &file, &dir, &addresses).complete(Duration::from_secs(90));
         assert!(std::fs::read(dir.join("noise.bin")).expect("the file") == content.bytes, "{name}");
-        println!("{name}: {end:?}");
+        println!("{name}: {took:?}");
     }
 }

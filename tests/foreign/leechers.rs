@@ -47,11 +47,7 @@ impl Fixture {
         let root = |dir: &Path| dir.join(&self.dataset.name);
 
         let (start, dir) = (Instant::now(), self.lab.subdir("libtorrent"));
-        let mut leech = LibTorrent::leech(&self.lab, &self.file, &dir);
-        let Some((status, _)) = leech.process.wait(LIMIT) else {
-            panic!("libtorrent has {} after {LIMIT:?}", leech.done())
-        };
-        assert!(status.success(), "{}", leech.process.log());
+        LibTorrent::leech(&self.lab, &self.file, &dir).complete(LIMIT);
         println!("libtorrent from {from}: {:.1} s", start.elapsed().as_secs_f64());
         shell("diff -r \"$1\" \"$2\"", &[&self.dataset.root(), &root(&dir)], LIMIT);
         std::fs::remove_dir_all(dir).expect("its copy goes");

@@ -70,9 +70,7 @@ impl Fixture {
     #[track_caller]
     fn libtorrent_downloads(&self, name: &str) {
         self.downloads(name, |dir| {
-            let mut leech = LibTorrent::leech(&self.lab, &self.file, dir);
-            let Some((status, _)) = leech.process.wait(LIMIT) else { panic!("{name} has {}", leech.done()) };
-            assert!(status.success(), "{}", leech.process.log());
+            LibTorrent::leech(&self.lab, &self.file, dir).complete(LIMIT);
         });
     }
 

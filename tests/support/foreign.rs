@@ -195,6 +195,16 @@ impl LibTorrent {
         Self { process, address, status }
     }
 
+    /// Waits for the end of a download; returns how long that took. Fails the test when not all of it is there within
+    /// `limit`.
+    #[track_caller]
+    pub(crate) fn complete(&mut self, limit: Duration) -> Duration {
+        match self.process.wait(limit) {
+            Some((status, took)) if status.success() => took,
+            end => panic!("libtorrent has {} of it within {limit:?}: {end:?} {}", self.done(), self.process.log()),
+        }
+    }
+
     fn number(&self, key: &str) -> f64 {
         let text = std::fs::read(&self.status).unwrap_or_default();
         let status: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
