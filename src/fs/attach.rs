@@ -265,17 +265,6 @@ pub(super) fn abort(minor: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Lets the kernel read further ahead on this mount, KiB, if we may and it reads less far now.
-pub(super) fn raise_read_ahead(device: &str, kib: u32) {
-    let file = Path::new("/sys/class/bdi").join(device).join("read_ahead_kb");
-    let now = std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse::<u32>().ok());
-    if now.is_some_and(|now| now < kib)
-        && let Err(error) = std::fs::write(&file, kib.to_string())
-    {
-        tracing::debug!(%error, "the kernel's read-ahead stays as it is");
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,8 +15,6 @@ use crate::{Error, Result};
 
 /// Threads that take requests from the kernel. None of them ever waits, so two saturate two cores; more were slower.
 const THREADS: usize = 2;
-/// The kernel's read-ahead, KiB. Ours hides latency; this one saves system calls, and a page fault fetches all of it.
-const READ_AHEAD_KIB: u32 = 1024;
 /// How long programs get to close their files after MNT_DETACH before the connection is aborted.
 const DETACH_GRACE: Duration = Duration::from_secs(1);
 /// How long an aborted session may take to notice. It ends by itself; no thread is joined.
@@ -108,7 +106,6 @@ fn start(
     })?;
     // Asks our own threads, so it fails if they could not start.
     rustix::fs::statfs(&path)?;
-    attach::raise_read_ahead(&entry.device, READ_AHEAD_KIB);
     let shared =
         Shared { mountpoint: path, id: entry.id, device: entry.device, content, ended, ending: Mutex::new(()) };
     Ok(Mounted(Unmounter(Arc::new(shared))))

@@ -73,6 +73,7 @@ impl Swarm {
             want.sourced = sourced;
             self.refile(now, piece);
         }
+        self.make_way(now, &pieces);
         self.arm_read(id);
         if !self.keen {
             self.peers.keys().copied().collect::<Vec<_>>().into_iter().for_each(|key| self.check_interest(key));

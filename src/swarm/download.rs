@@ -14,10 +14,10 @@ use crate::metainfo::{BLOCK_LENGTH, Block, PieceIndex, Request};
 
 /// Bytes of a block.
 pub(super) const BLOCK: u64 = BLOCK_LENGTH as u64;
-/// A peer that is done within this time takes waited-for blocks whatever the others could do.
+/// Microseconds that a peer is taken to need where nothing is known of it.
 const SOON: u64 = 100_000;
 /// Blocks that an unmeasured peer takes of a waited-for piece.
-const TRIAL: usize = 4;
+pub(super) const TRIAL: usize = 4;
 /// The background takes this part of a pipeline, 0.5 s, while a file is open.
 const BACKGROUND_SHARE: usize = 4;
 /// Blocks never asked for that a peer may send.
@@ -38,13 +38,15 @@ impl Swarm {
         let mut room = wanted.min(self.pace.room());
         let idle = peer.out.is_empty();
         let mut last = None;
-        let mut short = false;
+        let (mut short, mut held) = (false, false);
         while room > 0 {
             let Some(peer) = self.peers.get(&key) else { break };
             let Some(next) = self.queue.demand(last).find(|&(_, piece)| peer.serves(now, piece)) else { break };
             last = Some(next);
             let (rank, piece) = next;
-            let most = match rank {
+            let read = matches!(rank, Rank::Read(_));
+            let (near, mut full) = (peer.near(), false);
+            let mut most = match rank {
                 Rank::Read(_) => self.share(now, key, piece),
                 Rank::Ahead(due) => match peer.in_time(now, due).unwrap_or(room) {
                     0 => self.share(now, key, piece),
@@ -52,7 +54,10 @@ impl Swarm {
                 },
                 Rank::Background => break,
             };
-            if most == 0 {
+            if read && most > near {
+                (most, full) = (near, true);
+            }
+            if most == 0 && !full {
                 continue;
             }
             if !self.partials.contains_key(&piece) {
@@ -61,9 +66,14 @@ impl Swarm {
                 }
                 self.refile(now, piece);
             }
-            room -= self.take(now, key, piece, most.min(room), matches!(rank, Rank::Read(_)), &mut out);
+            room -= self.take(now, key, piece, most.min(room), read, &mut out);
+            // The rest of it is shared out as blocks come; nothing less urgent may stand in its way.
+            if full && self.partials.get(&piece).is_some_and(|p| p.open() > 0) {
+                held = true;
+                break;
+            }
         }
-        room = room.min(self.peers.get(&key).map_or(0, |p| self.background_room(p)));
+        room = if held { 0 } else { room.min(self.peers.get(&key).map_or(0, |p| self.background_room(p))) };
         while room > 0 && self.background() {
             let Some(piece) = self.next_background(now, key, &mut short) else { break };
             match self.take(now, key, piece, room, false, &mut out) {
@@ -217,47 +227,6 @@ impl Swarm {
         }
     }
 
-    /// How many blocks of a waited-for piece this peer should take: as many as it can deliver before the others that
-    /// serve the piece could have delivered all of them; a fair share, where nothing is known of it.
-    fn share(&self, now: Instant, key: PeerKey, piece: PieceIndex) -> usize {
-        let Some(peer) = self.peers.get(&key) else { return 0 };
-        let alone = self.partials.get(&piece).is_some_and(|p| p.solo.is_some());
-        if alone || (peer.eta(1).is_some_and(|eta| eta <= SOON) && !peer.stalled()) {
-            return usize::MAX;
-        }
-        let (mut others, mut rate, mut backlog) = (0, 0u64, 0);
-        for (_, p) in self.servers().filter(|&(k, p)| k != key && !p.stalled() && p.serves(now, piece)) {
-            others += 1;
-            if let Some(measured) = p.rate.get() {
-                rate += measured;
-                backlog += p.out.len() as u64 * BLOCK;
-            }
-        }
-        if others == 0 {
-            return usize::MAX;
-        }
-        if peer.stalled() {
-            return 0;
-        }
-        let Some(own) = peer.rate.get().filter(|_| rate > 0) else {
-            let fair = (self.geometry.blocks(piece) as usize).div_ceil(others + 1);
-            return if rate > 0 { fair.min(TRIAL) } else { fair }.saturating_sub(peer.out.len());
-        };
-        let blocks = self.geometry.blocks(piece);
-        let open = self.partials.get(&piece).map_or(blocks, |p| p.open().max(1));
-        let time = ((u64::from(open) * BLOCK + backlog).saturating_mul(1_000_000) / rate).max(SOON);
-        let blocks = time.saturating_mul(own) / 1_000_000 / BLOCK;
-        let blocks = usize::try_from(blocks).unwrap_or(usize::MAX).saturating_sub(peer.out.len());
-        if blocks > 0 {
-            return blocks;
-        }
-        // Where all are slow, none has time for a whole block: those who would have one soonest take one each.
-        let place = peer.eta(1).map(|eta| (eta, key));
-        let able = self.servers().filter(|(_, p)| !p.stalled() && p.serves(now, piece));
-        let sooner = able.filter(|&(k, p)| p.eta(1).is_some_and(|eta| Some((eta, k)) < place)).take(open as usize);
-        usize::from(sooner.count() < open as usize)
-    }
-
     /// Gives a peer up to `most` blocks of a begun piece: open ones and, if `hedge`, those that are late elsewhere.
     fn take(
         &mut self,
@@ -317,10 +286,9 @@ impl Swarm {
             let Some(peer) = self.peers.get(&key) else { continue };
             let queued = blocks > 0 && self.queue.after(None).take(LOOK).any(|(_, p)| peer.serves(now, p));
             if queued {
-                // Each takes what it delivers soon; of those that have not been measured, a small share.
-                let soon = peer.rate.get().map_or(1, |rate| rate.saturating_mul(SOON) / 1_000_000 / BLOCK);
-                let takes = room.min(usize::try_from(soon).unwrap_or(usize::MAX)).max(1);
-                blocks -= takes.min(blocks);
+                // Each takes what keeps it busy; of those that have not been measured, a small share.
+                let takes = if peer.rate.get().is_some() { peer.near().min(room) } else { 1 };
+                blocks -= takes.clamp(1, blocks);
             }
             if queued || self.more_for(now, peer) {
                 if self.pace.room() == 0 {
@@ -371,6 +339,9 @@ impl Swarm {
             Some((block, Some(asked))) => {
                 let took = now.saturating_duration_since(asked.sent);
                 peer.answers.add(took);
+                if asked.alone {
+                    peer.trip.add(took);
+                }
                 first = self.answers.patience().is_none();
                 self.answers.add(took);
                 block

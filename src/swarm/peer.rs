@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::bits::Bits;
-use super::rates::{Answers, Pipeline, Rate};
+use super::rates::{Answers, Pipeline, Rate, Trip};
 use crate::metainfo::{BLOCK_LENGTH, Block, PieceIndex, Request};
 use crate::wire::Message;
 
@@ -37,6 +37,8 @@ pub(super) struct Asked {
     pub(super) block: Block,
     pub(super) sent: Instant,
     pub(super) late: bool,
+    /// Nothing else was out: the time that it takes is a round trip.
+    pub(super) alone: bool,
 }
 
 /// A piece that the peer rejected: not asked for until then, and how often that was.
@@ -84,6 +86,7 @@ pub(super) struct Peer {
     pub(super) pipeline: Pipeline,
     pub(super) rate: Rate,
     pub(super) answers: Answers,
+    pub(super) trip: Trip,
     /// When a block came last or, if later, when requests went out to a peer that had none.
     pub(super) last_block: Instant,
     pub(super) snubbed: bool,
@@ -128,6 +131,8 @@ pub(super) struct Peer {
 impl Peer {
     /// Microseconds of requests that keep a peer busy: two thirds of a pipeline.
     const BUSY: u64 = 500_000;
+    /// Microseconds of requests that a peer is given of a waited-for piece, however short its round trip is.
+    const NEAR: u64 = 60_000;
     /// Requests that a peer holds if it does not say (libtorrent's default for others).
     const REQQ: u32 = 250;
     /// Void requests that are remembered one by one.
@@ -162,6 +167,7 @@ impl Peer {
             pipeline: Pipeline::new(),
             rate: Rate::default(),
             answers: Answers::default(),
+            trip: Trip::default(),
             last_block: now,
             snubbed: false,
             unsolicited: 0,
@@ -232,7 +238,20 @@ impl Peer {
     /// True if it is asked for as much as it can send: all that it may be, or more than any round trip takes. Else an
     /// earlier, higher rate would stay for as long as the pipeline that goes by it is not full.
     pub(super) fn busy(&self) -> bool {
-        self.room() == 0 || self.eta(0).is_some_and(|eta| eta >= Self::BUSY)
+        self.room() == 0 || self.near() == 0 || self.eta(0).is_some_and(|eta| eta >= Self::BUSY)
+    }
+
+    /// Requests that keep it busy: what it sends in one and a half round trips, and two more.
+    pub(super) fn reach(&self) -> usize {
+        let Some(rate) = self.rate.get() else { return Pipeline::START as usize };
+        let micros = u64::try_from(self.trip.get().as_micros()).unwrap_or(u64::MAX);
+        let bytes = rate.saturating_mul((micros + micros / 2).max(Self::NEAR)) / 1_000_000;
+        usize::try_from(bytes / u64::from(BLOCK_LENGTH)).unwrap_or(usize::MAX).saturating_add(2)
+    }
+
+    /// More requests that keep it busy.
+    pub(super) fn near(&self) -> usize {
+        self.reach().saturating_sub(self.out.len())
     }
 
     /// True if the oldest request is late: it should not be counted on now.
@@ -267,11 +286,12 @@ impl Peer {
 
     /// A request goes out.
     pub(super) fn ask(&mut self, now: Instant, block: Block) {
-        if self.out.is_empty() {
+        let alone = self.out.is_empty();
+        if alone {
             self.last_block = self.last_block.max(now);
             self.rate.start(now);
         }
-        self.out.push_back(Asked { block, sent: now, late: false });
+        self.out.push_back(Asked { block, sent: now, late: false, alone });
     }
 
     /// Takes a request back, if it is out.

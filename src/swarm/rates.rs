@@ -99,6 +99,22 @@ impl Answers {
     }
 }
 
+/// The round trip of a request that waits behind no other: the least that was seen, and what came since by an eighth.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Trip(Option<Duration>);
+
+impl Trip {
+    /// Such a request was answered after this time.
+    pub(super) fn add(&mut self, took: Duration) {
+        self.0 = Some(self.0.map_or(took, |trip| took.min(trip + took.saturating_sub(trip) / 8)));
+    }
+
+    /// Nothing, before one was answered.
+    pub(super) fn get(self) -> Duration {
+        self.0.unwrap_or_default()
+    }
+}
+
 /// How many requests may be out at one peer: slow start, then what it sends in 0.75 s.
 ///
 /// Whatever is asked of a peer waits behind this queue, a hedge for a block that is late elsewhere too: with two seconds
@@ -112,7 +128,7 @@ pub(super) struct Pipeline {
 
 impl Pipeline {
     /// The first requests to a peer: a piece of 64 KiB at once, and little lost if it never answers.
-    const START: u32 = 6;
+    pub(super) const START: u32 = 6;
     /// The most that we have out at any peer: 8 MB, libtorrent's number; never more than the peer says that it takes.
     pub(super) const MAX: u32 = 500;
 

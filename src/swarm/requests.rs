@@ -31,7 +31,7 @@ impl Swarm {
     }
 
     /// Requests to a peer that are void, each of them: the blocks go back to the picker.
-    fn void(&mut self, now: Instant, key: PeerKey, cancel: bool, which: &dyn Fn(usize, &Asked) -> bool) {
+    pub(super) fn void(&mut self, now: Instant, key: PeerKey, cancel: bool, which: &dyn Fn(usize, &Asked) -> bool) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         let (mut void, mut kept) = (Vec::new(), std::collections::VecDeque::new());
         for (at, asked) in peer.out.drain(..).enumerate() {

@@ -289,7 +289,7 @@ fn a_snubbed_peer_keeps_one_request_and_is_forgiven_by_a_block() {
     assert!(lab.swarm.candidates(lab.now)[0].snubbed);
     assert!(matches!(lab.deliver(peer, asked[1]), Receipt::Keep { .. }), "cancelled, but it comes");
     assert!(!lab.swarm.candidates(lab.now)[0].snubbed);
-    assert_eq!(lab.pending(peer).len(), 3);
+    assert_eq!(lab.pending(peer).len(), 2, "as many as keep so slow a peer busy");
 }
 
 #[test]
