@@ -275,8 +275,8 @@ pub struct Room {
 pub struct Waits {
     /// A block that the peer asked for, for [`Room::payload`].
     pub payload: bool,
-    /// We, for blocks that this peer was asked for.
-    pub answers: bool,
+    /// We, for so many blocks that this peer was asked for.
+    pub answers: usize,
 }
 
 /// The verdict on a block that has come.

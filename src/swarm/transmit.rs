@@ -55,7 +55,7 @@ impl Swarm {
         }
         self.arm(peer);
         self.settle(now);
-        waits.answers = self.peers.get(&peer).is_some_and(|p| !p.out.is_empty());
+        waits.answers = self.peers.get(&peer).map_or(0, |p| p.out.len());
         waits
     }
 
