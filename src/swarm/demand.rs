@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use super::queue::Rank;
 use super::readahead::StreamId;
 use super::timers::Timer;
 use super::{Effect, HandleId, ReadError, ReadId, Swarm};
@@ -25,17 +26,29 @@ pub(super) struct Read {
     pub(super) handle: HandleId,
     pub(super) bytes: Range<u64>,
     pub(super) began: Instant,
+    turn: Turn,
     pub(super) deadline: Instant,
     /// Pieces that are not there.
     pub(super) missing: u32,
 }
 
+/// The order of reads: start-time fair queueing over the handles (Goyal, Vin and Cheng, 1996). A handle's reads start where
+/// the pieces that it has had before end, and never before the turn of what is served now. So one read in between does not
+/// wait for all that some streams have asked for, and none of them falls behind the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Turn {
+    /// Bytes of pieces.
+    start: u64,
+    /// The number of the read.
+    arrival: u64,
+}
+
 /// Who wants a piece.
 #[derive(Debug, Default)]
 pub(super) struct Want {
-    /// Reads that overlap it, with their number in order of arrival. They stay until they are answered, so that they
-    /// wait again for a piece that is lost in between.
-    pub(super) reads: Vec<(u64, ReadId)>,
+    /// Reads that overlap it, with their turn. They stay until they are answered, so that they wait again for a piece that
+    /// is lost in between.
+    pub(super) reads: Vec<(Turn, ReadId)>,
     /// Streams whose window it is in, and when they will come to it.
     pub(super) ahead: Vec<(StreamId, Instant)>,
     /// Some connected peer has had it since it was wanted.
@@ -62,23 +75,37 @@ impl Swarm {
         }
         self.arrivals += 1;
         let missing = u32::try_from(missing).unwrap_or(u32::MAX);
-        self.reads.insert(id, Read { handle, bytes, began: now, deadline, missing });
+        let turn = self.turn(handle, &pieces);
+        self.reads.insert(id, Read { handle, bytes, began: now, turn, deadline, missing });
         for &piece in &pieces {
             let sourced = self.wants.get(&piece).is_some_and(|w| w.sourced) || self.has_source(piece);
             if sourced {
                 self.sourceless.remove(&piece);
             }
             let want = self.wants.entry(piece).or_default();
-            want.reads.push((self.arrivals, id));
+            want.reads.push((turn, id));
             want.sourced = sourced;
             self.refile(now, piece);
         }
-        self.make_way(now, &pieces);
+        self.make_way(now, &pieces, Rank::Read(turn));
         self.arm_read(id);
         if !self.keen {
             self.peers.keys().copied().collect::<Vec<_>>().into_iter().for_each(|key| self.check_interest(key));
         }
         self.check_starved(now);
+    }
+
+    /// The turn of a new read: it pays for the pieces that no read waits for yet.
+    fn turn(&mut self, handle: HandleId, pieces: &[PieceIndex]) -> Turn {
+        let new =
+            |piece: &&PieceIndex| !self.have.has(**piece) && self.wants.get(piece).is_none_or(|w| w.reads.is_empty());
+        let bytes: u64 = pieces.iter().filter(new).map(|&piece| self.length(piece)).sum();
+        let paid = self.handles.get_mut(&handle).map(|h| &mut h.paid);
+        let start = paid.as_ref().map_or(0, |paid| **paid).max(self.serving);
+        if let Some(paid) = paid {
+            *paid = start + bytes;
+        }
+        Turn { start, arrival: self.arrivals }
     }
 
     /// True if a connected peer has the piece.
@@ -110,6 +137,7 @@ impl Swarm {
     /// Takes a read out, answered or not.
     pub(super) fn remove_read(&mut self, now: Instant, id: ReadId) -> Option<Read> {
         let read = self.reads.remove(&id)?;
+        self.serving = self.serving.max(read.turn.start);
         self.timers.clear(Timer::Read(id));
         for piece in self.geometry.pieces_of(read.bytes.clone()) {
             if let Some(want) = self.wants.get_mut(&piece) {

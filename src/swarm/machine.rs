@@ -83,6 +83,8 @@ pub struct Swarm {
 
     pub(super) reads: BTreeMap<ReadId, Read>,
     pub(super) arrivals: u64,
+    /// Where the reads start that are answered now.
+    pub(super) serving: u64,
     pub(super) sourceless: BTreeSet<PieceIndex>,
     pub(super) starving: bool,
     pub(super) starved_at: Option<Instant>,
@@ -147,6 +149,7 @@ impl Swarm {
             pace: Pace::default(),
             reads: BTreeMap::new(),
             arrivals: 0,
+            serving: 0,
             sourceless: BTreeSet::new(),
             starving: false,
             starved_at: None,
@@ -311,8 +314,8 @@ impl Swarm {
     /// How urgent a piece is now; none if nobody wants it.
     pub(super) fn rank(&self, piece: PieceIndex) -> Option<Rank> {
         if let Some(want) = self.wants.get(&piece) {
-            if let Some(arrival) = want.reads.iter().map(|&(arrival, _)| arrival).min() {
-                return Some(Rank::Read(arrival));
+            if let Some(turn) = want.reads.iter().map(|&(turn, _)| turn).min() {
+                return Some(Rank::Read(turn));
             }
             if let Some(due) = want.ahead.iter().map(|&(_, due)| due).min() {
                 return Some(Rank::Ahead(due));

@@ -132,7 +132,7 @@ impl Peer {
     /// Microseconds of requests that keep a peer busy: two thirds of a pipeline.
     const BUSY: u64 = 500_000;
     /// Microseconds of requests that a peer is given of a waited-for piece, however short its round trip is.
-    const NEAR: u64 = 60_000;
+    const NEAR: u64 = 20_000;
     /// Requests that a peer holds if it does not say (libtorrent's default for others).
     const REQQ: u32 = 250;
     /// Void requests that are remembered one by one.

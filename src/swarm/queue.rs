@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::time::Instant;
 
+use super::demand::Turn;
 use crate::metainfo::PieceIndex;
 
 /// How urgent a piece is; the smaller, the sooner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Rank {
-    /// A read waits for it; the number counts reads in order of arrival.
-    Read(u64),
+    /// A read waits for it.
+    Read(Turn),
     /// A reader will come to it at about this time.
     Ahead(Instant),
     /// Begun in the background.

@@ -135,11 +135,13 @@ pub(super) struct Handle {
     pub(super) failed: Vec<(Range<u64>, Instant)>,
     /// The rest of the file is fetched in the background.
     pub(super) filling: bool,
+    /// Where its next read starts at the soonest: see [`super::demand::Turn`].
+    pub(super) paid: u64,
 }
 
 impl Handle {
     pub(super) fn new(file: Range<u64>) -> Self {
-        Self { file, streams: Vec::new(), failed: Vec::new(), filling: false }
+        Self { file, streams: Vec::new(), failed: Vec::new(), filling: false, paid: 0 }
     }
 
     /// The stream that this read belongs to, and the pieces that streams left behind by a seek had filed.

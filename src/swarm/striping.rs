@@ -52,7 +52,7 @@ impl Swarm {
 
     /// A read waits for pieces that are still to be asked for: what less urgent work has queued at peers that serve them is
     /// taken back where that helps, which is where cancels are answered (BEP 6).
-    pub(super) fn make_way(&mut self, now: Instant, pieces: &[PieceIndex]) {
+    pub(super) fn make_way(&mut self, now: Instant, pieces: &[PieceIndex], rank: Rank) {
         let open = |piece: &PieceIndex| match self.partials.get(piece) {
             Some(partial) => partial.open() > 0,
             None => !self.have.has(*piece),
@@ -68,8 +68,8 @@ impl Swarm {
             let Some(peer) = self.peers.get(&key) else { continue };
             let keep = peer.reach();
             let queued: BTreeSet<PieceIndex> = peer.out.iter().skip(keep).map(|asked| asked.block.piece).collect();
-            let read = |piece: &PieceIndex| matches!(self.rank(*piece), Some(Rank::Read(_)));
-            let waits: BTreeSet<PieceIndex> = queued.into_iter().filter(|piece| !read(piece)).collect();
+            let lower = |piece: &PieceIndex| self.rank(*piece).is_none_or(|other| other > rank);
+            let waits: BTreeSet<PieceIndex> = queued.into_iter().filter(lower).collect();
             self.void(now, key, true, &|at, asked| at >= keep && waits.contains(&asked.block.piece));
         }
     }
