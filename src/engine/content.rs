@@ -38,6 +38,10 @@ impl Bytes {
 pub trait Content: Send + Sync + 'static {
     /// A file, as a range of torrent bytes, is opened.
     fn open(&self, torrent: TorrentKey, file: Range<u64>) -> HandleId;
+    /// True if a small file is in memory: its reads will hardly be parked, so that a FLUSH has nothing to do for it.
+    fn at_hand(&self, _torrent: TorrentKey, _file: &Range<u64>) -> bool {
+        false
+    }
     /// The bytes, if all of them are there now. `bytes` is not empty and lies in the handle's file.
     fn try_read(&self, torrent: TorrentKey, handle: HandleId, bytes: &Range<u64>) -> Option<Bytes>;
     /// Waits for the bytes; the reply is sent within the read timeout. `pid` is the reader's, 0 if unknown.

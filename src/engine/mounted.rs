@@ -13,6 +13,9 @@ use super::torrent::Torrent;
 use super::untold::Untold;
 use crate::swarm::{HandleId, Input, ReadId, Swarm, TorrentKey};
 
+/// The largest file that [`Content::at_hand`] is asked about, bytes.
+const SMALL: u64 = 1 << 20;
+
 /// The session as the file system sees it.
 pub(super) struct SessionContent(pub(super) Arc<Shared>);
 
@@ -26,6 +29,12 @@ impl Content for SessionContent {
             torrent.tell(Input::Open(handle, file));
         }
         handle
+    }
+
+    fn at_hand(&self, torrent: TorrentKey, file: &Range<u64>) -> bool {
+        let Some(torrent) = self.0.torrent(torrent) else { return false };
+        let mut pieces = torrent.meta.geometry.pieces_of(file.clone());
+        file.end - file.start <= SMALL && pieces.all(|piece| self.0.cache.contains(torrent.key, piece))
     }
 
     fn try_read(&self, torrent: TorrentKey, handle: HandleId, bytes: &Range<u64>) -> Option<Bytes> {

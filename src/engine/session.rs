@@ -24,7 +24,7 @@ use super::torrent::Torrent;
 use crate::cache::{Cache, DataDir, Place, Pool};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::metainfo::Metainfo;
+use crate::metainfo::{Metainfo, is_media};
 use crate::node::{Limits, Node, Source};
 use crate::status::Snapshot;
 use crate::swarm::{Cell, Input, Order, PeerKey, Setup, Swarm, TorrentKey, Totals};
@@ -264,6 +264,7 @@ impl Session {
             seed: u64::from_le_bytes(*shared.peer_id.0.last_chunk().unwrap_or(&[0; 8])) ^ u64::from(key.0),
         };
         let mut swarm = Swarm::new(setup, Instant::now());
+        swarm.know_media(meta.files.iter().filter(|f| is_media(&f.path)).map(|f| f.offset));
         if shared.config.download_limit.is_some() {
             swarm.limit_download();
         }

@@ -281,8 +281,11 @@ impl Filesystem for Fuse {
             match self.tree.file(Inode(ino.0)) {
                 Some(file) if file.bytes.is_empty() => reply.opened(NO_HANDLE, FopenFlags::FOPEN_KEEP_CACHE),
                 Some(file) => {
+                    // Of four requests that a small file costs, FLUSH is one.
+                    let flushed = !self.content.at_hand(file.torrent, &file.bytes);
                     let HandleId(handle) = self.content.open(file.torrent, file.bytes);
-                    reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE);
+                    let flags = if flushed { FopenFlags::empty() } else { FopenFlags::FOPEN_NOFLUSH };
+                    reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE | flags);
                 }
                 None => reply.error(Errno::EISDIR),
             }

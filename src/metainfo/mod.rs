@@ -9,6 +9,7 @@ mod geometry;
 mod hybrid;
 mod id;
 mod links;
+mod media;
 mod names;
 mod torrent;
 
@@ -16,5 +17,6 @@ pub(crate) use addresses::MAX_LENGTH as MAX_ADDRESS_LENGTH;
 pub use geometry::{BLOCK_LENGTH, Block, Geometry, GeometryError, PieceIndex, Request};
 pub use id::{InfoHash, InfoHashV2, TorrentId};
 pub(crate) use links::text as link_text;
+pub use media::is_media;
 pub(crate) use names::MAX_DEPTH;
 pub use torrent::{File, FileKind, Metainfo, MetainfoError, PieceHashes};

@@ -92,6 +92,8 @@ pub struct Swarm {
     pub(super) shutdown: bool,
     pub(super) handles: BTreeMap<HandleId, Handle>,
     pub(super) streams: u64,
+    /// Where media files start.
+    pub(super) media: BTreeSet<u64>,
     pub(super) trail: Option<Trail>,
     /// What the background fetches, in pieces.
     pub(super) regions: Vec<Range<u32>>,
@@ -157,6 +159,7 @@ impl Swarm {
             shutdown: false,
             handles: BTreeMap::new(),
             streams: 0,
+            media: BTreeSet::new(),
             trail: None,
             regions: Vec::new(),
             keen_until: (setup.fill == Fill::Open).then(|| now + KEEN),
@@ -169,6 +172,11 @@ impl Swarm {
         swarm.refresh_regions();
         swarm.refresh_interest(now);
         swarm
+    }
+
+    /// Says which files are media, by their first bytes: players read the end of these after the head.
+    pub fn know_media(&mut self, starts: impl IntoIterator<Item = u64>) {
+        self.media = starts.into_iter().collect();
     }
 
     /// Takes news. Poll effects afterwards.

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::rates::Rate;
+use super::stride::{Plan, Stride};
 use crate::metainfo::Geometry;
 
 /// How far reads may be out of order: kernel threads overtake each other.
@@ -131,6 +132,9 @@ pub(super) struct Handle {
     /// Its torrent bytes.
     pub(super) file: Range<u64>,
     pub(super) streams: Vec<Stream>,
+    pub(super) stride: Stride,
+    /// The end of a media file, once its head was read: its pieces that are filed as wanted.
+    pub(super) tail: Option<(StreamId, Plan)>,
     /// Reads that failed, and when.
     pub(super) failed: Vec<(Range<u64>, Instant)>,
     /// The rest of the file is fetched in the background.
@@ -140,17 +144,20 @@ pub(super) struct Handle {
 }
 
 impl Handle {
-    pub(super) fn new(file: Range<u64>) -> Self {
-        Self { file, streams: Vec::new(), failed: Vec::new(), filling: false, paid: 0 }
+    pub(super) fn new(file: Range<u64>, fresh: &mut u64) -> Self {
+        *fresh += 1;
+        let stride = Stride::new(StreamId(*fresh));
+        Self { file, streams: Vec::new(), stride, tail: None, failed: Vec::new(), filling: false, paid: 0 }
     }
 
-    /// The stream that this read belongs to, and the pieces that streams left behind by a seek had filed.
+    /// The stream that this read belongs to, whether it goes on with it, and the pieces that streams left behind by a seek
+    /// had filed.
     pub(super) fn touch(
         &mut self,
         now: Instant,
         bytes: &Range<u64>,
         fresh: &mut u64,
-    ) -> (usize, Vec<(StreamId, Range<u32>)>) {
+    ) -> (usize, bool, Vec<(StreamId, Range<u32>)>) {
         let fitting = self.streams.iter().enumerate().filter(|(_, s)| s.fits(bytes));
         let nearest = fitting.min_by_key(|(_, s)| s.pos.abs_diff(bytes.start)).map(|(i, _)| i);
         let latest = self.streams.iter().map(|s| s.last).max();
@@ -176,7 +183,7 @@ impl Handle {
             self.streams.push(Stream::new(now, StreamId(*fresh), bytes));
             self.streams.len() - 1
         };
-        (index, left)
+        (index, nearest.is_some(), left)
     }
 
     /// Remembers a failed read.

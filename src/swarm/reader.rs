@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::picker::STEP;
 use super::readahead::{Handle, MAX_WINDOW, StreamId, Trail};
+use super::stride::{self, Plan};
 use super::timers::Timer;
 use super::{HandleId, Swarm};
 use crate::config::Fill;
@@ -19,7 +20,7 @@ const TRAIL_ENDS: Duration = Duration::from_secs(10);
 impl Swarm {
     /// A file was opened.
     pub(super) fn open(&mut self, now: Instant, handle: HandleId, file: Range<u64>) {
-        self.handles.insert(handle, Handle::new(file));
+        self.handles.insert(handle, Handle::new(file, &mut self.streams));
         self.refresh_interest(now);
     }
 
@@ -29,7 +30,7 @@ impl Swarm {
             return;
         }
         let Some(handle) = self.handles.get_mut(&id) else { return };
-        let (index, left) = handle.touch(now, bytes, &mut self.streams);
+        let (index, forward, left) = handle.touch(now, bytes, &mut self.streams);
         let turns = u64::try_from(handle.streams.iter().filter(|s| !s.filed.is_empty()).count()).unwrap_or(1).max(1);
         let (file, stream) = (handle.file.clone(), &mut handle.streams[index]);
         let planned = stream.plan(&self.geometry, file.end, MAX_WINDOW / turns);
@@ -41,8 +42,21 @@ impl Swarm {
         handle.filling |= fill;
         let dues: Vec<Instant> =
             new_pieces(&old, &planned).map(|p| handle.streams[index].due(now, self.geometry.piece_offset(p))).collect();
+        let steps = handle.stride.touch(now, &self.geometry, &file, bytes, forward);
+        let steps =
+            steps.map(|plan| (handle.stride.id, std::mem::replace(&mut handle.stride.filed, plan.clone()), plan));
+        let mut tail = None;
+        if bytes.start == file.start && handle.tail.is_none() && self.media.contains(&file.start) {
+            self.streams += 1;
+            let plan = stride::tail(now, &self.geometry, &file);
+            handle.tail = Some((StreamId(self.streams), plan.clone()));
+            tail = Some((StreamId(self.streams), Plan::new(), plan));
+        }
         for (stream, pieces) in left {
             self.drop_ahead(now, stream, pieces);
+        }
+        for (stream, old, new) in steps.into_iter().chain(tail) {
+            self.change_plan(now, stream, old, new);
         }
         self.move_window(now, stream, old, planned, dues);
         if fills {
@@ -94,12 +108,27 @@ impl Swarm {
             self.drop_ahead(now, stream, piece..piece + 1);
         }
         for (piece, due) in fresh.into_iter().zip(dues) {
-            let sourced = self.has_source(piece);
-            let want = self.wants.entry(piece).or_default();
-            want.sourced |= sourced;
-            want.ahead.push((stream, due));
-            self.refile(now, piece);
+            self.want_ahead(now, stream, piece, due);
         }
+    }
+
+    /// As [`Swarm::move_window`], for pieces that do not lie side by side.
+    fn change_plan(&mut self, now: Instant, stream: StreamId, old: Plan, new: Plan) {
+        for piece in old.keys().filter(|piece| !new.contains_key(piece)) {
+            self.drop_ahead(now, stream, piece.0..piece.0 + 1);
+        }
+        for (piece, due) in new.into_iter().filter(|(piece, _)| !old.contains_key(piece)) {
+            self.want_ahead(now, stream, piece, due);
+        }
+    }
+
+    /// A stream wants a piece.
+    fn want_ahead(&mut self, now: Instant, stream: StreamId, piece: PieceIndex, due: Instant) {
+        let sourced = self.has_source(piece);
+        let want = self.wants.entry(piece).or_default();
+        want.sourced |= sourced;
+        want.ahead.push((stream, due));
+        self.refile(now, piece);
     }
 
     /// A stream wants these pieces no more.
@@ -118,8 +147,12 @@ impl Swarm {
         let file = handle.file.clone();
         let filled = std::mem::take(&mut handle.filling);
         let windows: Vec<_> = handle.streams.iter_mut().map(|s| (s.id, std::mem::take(&mut s.filed))).collect();
+        let apart = [Some((handle.stride.id, handle.stride.forget())), handle.tail.take()];
         for (stream, pieces) in windows {
             self.drop_ahead(now, stream, pieces);
+        }
+        for (stream, plan) in apart.into_iter().flatten() {
+            self.change_plan(now, stream, plan, Plan::new());
         }
         if let Some(trail) = &mut self.trail
             && self.files.get(trail.file) == Some(&file)

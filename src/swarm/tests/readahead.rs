@@ -242,3 +242,46 @@ fn slow_peers_leave_what_is_due_soon_to_fast_ones() {
     let took = stream(&mut lab, H, 4 << 20..36 << 20);
     assert!(took < ms(5_500), "32 MiB at 8.4 MB/s took {took:?}");
 }
+
+#[test]
+fn a_file_read_backward_or_in_steps_is_read_ahead_of() {
+    let piece = 4 * BLOCK;
+    for (first, step) in [(390, -1), (5, 3), (10, -2)] {
+        let mut lab = Lab::new(400, piece, Fill::None);
+        lab.seed(Character::Serves { rate: 10_000_000, latency: ms(50) });
+        lab.open();
+        let mut took = Vec::new();
+        for n in 0..40 {
+            let at: i64 = first + n * step;
+            let Ok(at) = u64::try_from(at) else { break };
+            let bytes = at * piece + 100..at * piece + 4_196;
+            if lab.swarm.has(PieceIndex(u32::try_from(at).unwrap())) {
+                lab.input(Input::Hit(H, bytes));
+            } else {
+                took.push(lab.timed(bytes));
+            }
+        }
+        assert!(took.len() < 20, "{step}: {} reads waited", took.len());
+        let touched = |p: &PieceIndex| (i64::from(p.0) - first) % step == 0;
+        lab.run(secs(2));
+        assert!(lab.fetched.iter().all(touched), "{step}: {:?}", lab.fetched);
+    }
+}
+
+#[test]
+fn the_end_of_a_media_file_comes_with_its_head() {
+    for media in [false, true] {
+        let files = vec![0..200 * BLOCK, 200 * BLOCK..400 * BLOCK];
+        let mut lab = Lab::with_files(4 * BLOCK, Fill::None, files.clone());
+        lab.swarm.know_media(files.iter().filter(|_| media).map(|f| f.start));
+        lab.seed(serves(10_000_000));
+        lab.input(Input::Open(H, files[0].clone()));
+        lab.timed(10 * BLOCK..10 * BLOCK + 1);
+        lab.run(secs(1));
+        assert_eq!(lab.fetched.iter().map(|p| p.0).collect::<Vec<_>>(), [2], "not with another part of it");
+        lab.timed(0..4_096);
+        lab.run(secs(1));
+        let end = lab.fetched.iter().map(|p| p.0).filter(|&p| p > 2).collect::<Vec<_>>();
+        assert_eq!(end, if media { (42..50).collect() } else { vec![] });
+    }
+}
