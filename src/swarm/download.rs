@@ -68,7 +68,7 @@ impl Swarm {
             }
             room -= self.take(now, key, piece, most.min(room), read, &mut out);
             // The rest of it is shared out as blocks come; nothing less urgent may stand in its way.
-            if full && self.partials.get(&piece).is_some_and(|p| p.open() > 0) {
+            if full && self.more_of(now, key, piece) {
                 held = true;
                 break;
             }
@@ -257,6 +257,12 @@ impl Swarm {
             self.refile(now, piece);
         }
         taken
+    }
+
+    /// True if there are more blocks of a waited-for piece for this peer.
+    fn more_of(&self, now: Instant, key: PeerKey, piece: PieceIndex) -> bool {
+        let late = |p: &Partial| p.next_late(key).is_some() && self.may_hedge(now, key, piece);
+        self.partials.get(&piece).is_some_and(|p| p.open() > 0 || late(p))
     }
 
     /// True if a block that is late elsewhere may be asked of this peer: it has delivered, or nobody who has serves the

@@ -1,5 +1,6 @@
 //! What becomes of requests that are out: cancelled, void, rejected, late or given up, and pieces that are dropped.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::download::BLOCK;
@@ -73,7 +74,7 @@ impl Swarm {
         if peer.allowed.is_empty() {
             self.askable.remove(&key);
         }
-        let allowed = if peer.fast { peer.allowed.clone() } else { std::collections::BTreeSet::new() };
+        let allowed = if peer.fast { peer.allowed.clone() } else { BTreeSet::new() };
         self.void(now, key, false, &|_, asked| !allowed.contains(&asked.block.piece));
         self.drop_solo(now, key);
         self.check_starved(now);
@@ -148,10 +149,17 @@ impl Swarm {
             peer.refused.retain(|_, r| r.until + Duration::from_secs(60) > now);
         }
         let snubs = !peer.out.is_empty() && !peer.snubbed && now >= peer.last_block + Peer::SNUB;
+        let mut again = BTreeSet::new();
         for block in late {
             if self.partials.get_mut(&block.piece).is_some_and(|p| p.mark_late(block.index)) {
                 self.refile(now, block.piece);
                 self.work = true;
+                again.insert(block.piece);
+            }
+        }
+        for piece in again {
+            if let Some(rank @ Rank::Read(_)) = self.rank(piece) {
+                self.make_way(now, &[piece], rank);
             }
         }
         if snubs {

@@ -50,11 +50,11 @@ impl Swarm {
         done.max(usize::from(peer.eta(1).is_some_and(|eta| eta <= soonest.saturating_add(soonest / 4))))
     }
 
-    /// A read waits for pieces that are still to be asked for: what less urgent work has queued at peers that serve them is
+    /// A read waits for pieces that are still to be asked for, or asked for again: what less urgent work has queued at peers that serve them is
     /// taken back where that helps, which is where cancels are answered (BEP 6).
     pub(super) fn make_way(&mut self, now: Instant, pieces: &[PieceIndex], rank: Rank) {
         let open = |piece: &PieceIndex| match self.partials.get(piece) {
-            Some(partial) => partial.open() > 0,
+            Some(partial) => partial.open() > 0 || partial.has_late(),
             None => !self.have.has(*piece),
         };
         let open: Vec<PieceIndex> = pieces.iter().copied().filter(open).collect();
