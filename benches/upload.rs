@@ -13,8 +13,6 @@
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -22,12 +20,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use support::dataset::{Dataset, FileEntry};
+use support::dataset::Dataset;
 use support::foreign::libtorrent;
 use support::process::{Running, swarmfs};
 use support::sink::Sink;
 use support::torrent::Torrent;
-use support::{MIB, Random, free_address, wait_until};
+use support::usage::usage;
+use support::{MIB, free_address, median, wait_until};
 
 const PIECE: u64 = 1 << 20;
 const LENGTH: u64 = 1 << 30;
@@ -52,20 +51,7 @@ struct Payload {
 
 impl Payload {
     fn new() -> Self {
-        let parent = Path::new(env!("CARGO_TARGET_TMPDIR")).join("upload-bench");
-        let files = vec![FileEntry { path: "noise.bin".to_owned(), length: LENGTH, executable: false }];
-        let dataset = Dataset { parent, name: "upload".to_owned(), files };
-        let path = dataset.root().join("noise.bin");
-        if std::fs::metadata(&path).map_or(0, |m| m.len()) != LENGTH {
-            std::fs::create_dir_all(dataset.root()).expect("a directory");
-            let mut out = BufWriter::with_capacity(1 << 20, File::create(&path).expect("a file"));
-            let (mut random, mut buffer) = (Random::new(7), vec![0; 1 << 20]);
-            for _ in 0..LENGTH / MIB {
-                random.fill(&mut buffer);
-                out.write_all(&buffer).expect("room on the disk");
-            }
-            out.flush().expect("room on the disk");
-        }
+        let dataset = Dataset::noise(LENGTH);
         let torrent = Torrent::of(&dataset, PIECE);
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
         let file = torrent.write(dir.path(), None);
@@ -104,19 +90,12 @@ struct Serving {
 impl Serving {
     /// User and system time of the process so far.
     fn cpu(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.pid())).unwrap_or_default();
-        let fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ').skip(11).take(2);
-        let ticks: u64 = fields.filter_map(|field| field.parse::<u64>().ok()).sum();
-        // SAFETY: sysconf reads a constant.
-        let second = u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).unwrap_or(100);
-        Duration::from_millis(ticks * 1000 / second)
+        usage(self.process.pid()).cpu
     }
 
     /// Resident memory, bytes.
     fn memory(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.pid())).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        line.and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
+        usage(self.process.pid()).resident
     }
 }
 
@@ -170,11 +149,6 @@ fn to_leecher(payload: &Payload, by: Seed) -> Figures {
     Figures { seconds, cpu }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
 fn pairs(name: &str, who: &[Seed], pairs: usize, run: impl Fn(Seed) -> Figures) {
     let mut all: Vec<(Seed, Figures)> = Vec::new();
     for pair in 0..pairs {
@@ -188,7 +162,10 @@ fn pairs(name: &str, who: &[Seed], pairs: usize, run: impl Fn(Seed) -> Figures) 
     }
     let of = |by: Seed| {
         let runs = || all.iter().filter(move |(seed, _)| *seed == by).map(|(_, figures)| *figures);
-        Figures { seconds: median(runs().map(|f| f.seconds).collect()), cpu: median(runs().map(|f| f.cpu).collect()) }
+        Figures {
+            seconds: median(&runs().map(|f| f.seconds).collect::<Vec<_>>()),
+            cpu: median(&runs().map(|f| f.cpu).collect::<Vec<_>>()),
+        }
     };
     for &by in who {
         println!("{name} median of {pairs}, {by:?}: {}", of(by).line());

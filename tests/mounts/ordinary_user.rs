@@ -2,7 +2,6 @@
 
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +10,9 @@ use crate::support::mounts::{detach, is_mounted};
 use crate::support::peer::Peer;
 use crate::support::process::{Running, succeed};
 use crate::support::torrent::Content;
+use crate::support::user::{NOBODY, as_nobody, everybody_may_use_fuse};
 use crate::support::{free_address, wait_until};
 
-const NOBODY: u32 = 65534;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Unmounts at the end of the test in every case.
@@ -23,32 +22,6 @@ impl Drop for Detached<'_> {
     fn drop(&mut self) {
         detach(self.0);
     }
-}
-
-/// A program as the user nobody, without any capability.
-fn as_nobody(program: &Path, home: &Path) -> Command {
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--pdeathsig", "KILL", "--"]);
-    command.arg(program).env("HOME", home).current_dir(home);
-    command
-}
-
-/// Moves this thread to mounts of its own, where everybody may open /dev/fuse, as udev sets it up on most machines.
-fn everybody_may_use_fuse(dir: &Path) {
-    use rustix::{fs, mount, thread};
-    let mode = std::fs::metadata("/dev/fuse").expect("/dev/fuse").permissions().mode();
-    if mode & 0o666 == 0o666 {
-        return;
-    }
-    // SAFETY: only the mounts, and what threads share of the working directory, change.
-    unsafe { thread::unshare_unsafe(thread::UnshareFlags::NEWNS) }.expect("mounts of our own: this test needs root");
-    let private = mount::MountPropagationFlags::PRIVATE | mount::MountPropagationFlags::REC;
-    mount::mount_change("/", private).expect("private mounts");
-    let node = dir.join("fuse");
-    fs::mknodat(fs::CWD, &node, fs::FileType::CharacterDevice, fs::Mode::empty(), fs::makedev(10, 229))
-        .expect("a node");
-    std::fs::set_permissions(&node, PermissionsExt::from_mode(0o666)).expect("its mode");
-    mount::mount_bind(&node, "/dev/fuse").expect("a bind mount");
 }
 
 #[test]

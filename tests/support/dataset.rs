@@ -74,6 +74,13 @@ impl Dataset {
         })
     }
 
+    /// One file of noise, `noise.bin`.
+    pub(crate) fn noise(length: u64) -> Self {
+        Self::cached(&format!("noise-{length}"), "noise", |root| {
+            noise(&root.join("noise.bin"), length, &mut Random::new(7));
+        })
+    }
+
     pub(crate) fn root(&self) -> PathBuf {
         self.parent.join(&self.name)
     }

@@ -120,7 +120,7 @@ impl OpenTracker {
     #[track_caller]
     pub(crate) fn start(lab: &Lab, torrents: &[&Torrent]) -> Self {
         let address = SocketAddr::from((lab.address().ip(), 6969));
-        let dir = lab.subdir("opentracker");
+        let dir = lab.subdir(&format!("opentracker-{}", address.ip()));
         std::fs::set_permissions(&dir, PermissionsExt::from_mode(0o755)).expect("its mode");
         let list: String = torrents.iter().map(|torrent| torrent.hex() + "\n").collect();
         std::fs::write(dir.join("wl.txt"), list).expect("the whitelist");
@@ -128,7 +128,8 @@ impl OpenTracker {
         command.args(["-i", &address.ip().to_string(), "-p", "6969", "-P", "6969", "-d"]);
         command.arg(&dir).args(["-u", "nobody", "-w", "/wl.txt"]);
         // It becomes the user nobody, and so loses the parent-death signal.
-        let process = Running::spawn_held("opentracker", &command, &lab.log("opentracker"), LIFE);
+        let process =
+            Running::spawn_held("opentracker", &command, &lab.log(&format!("opentracker-{}", address.ip())), LIFE);
         wait_until(Duration::from_secs(5), "opentracker answers", || TcpStream::connect(address).is_ok());
         Self { address, _process: process }
     }
@@ -169,13 +170,28 @@ impl LibTorrent {
     /// Seeds `data`; at most `rate` bytes per second, 0 for no limit.
     #[track_caller]
     pub(crate) fn seed(lab: &Lab, torrent: &Path, data: &Path, rate: u64) -> Self {
-        Self::start(lab, "seed", torrent, data, &[rate.to_string()])
+        Self::seed_with(lab, torrent, data, rate, &[])
+    }
+
+    /// As `seed`, with these of libtorrent's settings, as `tick_interval=10`.
+    #[track_caller]
+    pub(crate) fn seed_with(lab: &Lab, torrent: &Path, data: &Path, rate: u64, settings: &[&str]) -> Self {
+        let mut more = vec![rate.to_string()];
+        more.extend(settings.iter().map(|setting| (*setting).to_owned()));
+        Self::start(lab, "seed", torrent, data, &more)
     }
 
     /// Downloads into `dir`; the process ends with success when all of it is there.
     #[track_caller]
     pub(crate) fn leech(lab: &Lab, torrent: &Path, dir: &Path) -> Self {
-        Self::start(lab, "leech", torrent, dir, &[])
+        Self::leech_with(lab, torrent, dir, &[])
+    }
+
+    /// As `leech`, with these of libtorrent's settings, as `tick_interval=10`.
+    #[track_caller]
+    pub(crate) fn leech_with(lab: &Lab, torrent: &Path, dir: &Path, settings: &[&str]) -> Self {
+        let more: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        Self::start(lab, "leech", torrent, dir, &more)
     }
 
     /// As `leech`, from these peers only.

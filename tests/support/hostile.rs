@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use super::peer::{Event, Request, Shared, handshake, message, piece_message, request_body};
-use super::{Random, wait_until};
+use super::{Random, smooth, wait_until};
 
 const BLOCK: u32 = 16 << 10;
 
@@ -18,6 +18,10 @@ pub(crate) enum Behaviour {
     Good,
     /// Good, and evenly at this many bytes per second.
     Rate(u64),
+    /// As `Rate`, in steps of 5 ms, and a request that is cancelled in time costs nothing.
+    Smooth(u64),
+    /// Unchokes, and says nothing more.
+    Stalled,
     /// Nothing until its gate is opened, then good.
     Gated,
     /// One bit of the first block that it sends is flipped; good otherwise, and at this many bytes per second.
@@ -58,6 +62,8 @@ pub(crate) enum Flood {
 pub(super) fn write(shared: &Shared, stream: &TcpStream, events: &Receiver<Event>) -> io::Result<()> {
     let mut out = stream;
     match shared.behaviour {
+        Behaviour::Smooth(rate) => return smooth::write(shared, stream, events, rate),
+        Behaviour::Stalled => return smooth::stall(stream, events),
         Behaviour::Floods(kind) => return flood(shared, stream, kind),
         Behaviour::Unsolicited => return unsolicited(shared, stream),
         Behaviour::Flaps => return flap(shared, stream, events),
@@ -99,7 +105,9 @@ pub(super) fn write(shared: &Shared, stream: &TcpStream, events: &Receiver<Event
             };
             let mut block = block.to_vec();
             let stays = match shared.behaviour {
-                Behaviour::Rate(rate) | Behaviour::SpoilsOne(rate) => shared.take_turn(u64::from(request.length), rate),
+                Behaviour::Rate(rate) | Behaviour::SpoilsOne(rate) => {
+                    shared.take_turn(u64::from(request.length), rate, Duration::ZERO)
+                }
                 _ => true,
             };
             if !stays {

@@ -3,8 +3,10 @@
 
 make PATH INFO PIECE_KIB                        writes the bencoded v1 info dictionary of PATH to INFO
 show TORRENT                                    prints what it reads in TORRENT as JSON
-seed TORRENT DIR ADDR:PORT STATUS [RATE]        serves DIR, uploads at most RATE bytes per second
-leech TORRENT DIR ADDR:PORT STATUS [PEER...]    downloads to DIR, exits 0 when all of it is there
+seed TORRENT DIR ADDR:PORT STATUS [RATE] [SETTING=NUMBER...]
+                                                serves DIR, uploads at most RATE bytes per second
+leech TORRENT DIR ADDR:PORT STATUS [PEER...] [SETTING=NUMBER...]
+                                                downloads to DIR, exits 0 when all of it is there
 
 STATUS is a JSON file, replaced as things change: done (0..1), uploaded, downloaded, peers, state.
 """
@@ -41,14 +43,14 @@ def show(torrent):
         'web_seeds': params.url_seeds, 'creator': params.created_by, 'comment': params.comment}))
 
 
-def start(torrent, directory, address, seeding, rate=0):
+def start(torrent, directory, address, seeding, settings, rate=0):
     session = lt.session({
         'listen_interfaces': address, 'outgoing_interfaces': address.rsplit(':', 1)[0].strip('[]'),
         'enable_dht': False, 'enable_lsd': False, 'enable_upnp': False, 'enable_natpmp': False,
         'enable_incoming_utp': False, 'enable_outgoing_utp': False, 'ssrf_mitigation': False,
         'allow_multiple_connections_per_ip': True, 'rate_limit_ip_overhead': False, 'unchoke_slots_limit': 16,
         'tick_interval': 50, 'max_out_request_queue': 1000, 'alert_mask': lt.alert.category_t.error_notification,
-        'upload_rate_limit': rate})
+        'upload_rate_limit': rate, **settings})
     if rate:
         # Local peers are exempt from limits unless they are in the global class.
         everyone = lt.ip_filter()
@@ -81,17 +83,19 @@ def main():
     if verb == 'show':
         return show(*rest)
     torrent, directory, address, status, *more = rest
+    settings = {key: int(value) for key, _, value in (one.partition('=') for one in more if '=' in one)}
+    more = [one for one in more if '=' not in one]
     if verb == 'seed':
-        session, handle = start(torrent, directory, address, True, int(more[0]) if more else 0)
+        session, handle = start(torrent, directory, address, True, settings, int(more[0]) if more else 0)
         while True:
             report(session, handle, status)
             time.sleep(0.05)
-    session, handle = start(torrent, directory, address, False)
+    session, handle = start(torrent, directory, address, False, settings)
     for peer in more:
         ip, port = peer.rsplit(':', 1)
         handle.connect_peer((ip, int(port)))
     while not report(session, handle, status):
-        time.sleep(0.05)
+        time.sleep(0.02)
     session.remove_torrent(handle)
     del handle, session
 

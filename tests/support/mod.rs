@@ -5,6 +5,7 @@
 
 pub(crate) mod announcing;
 pub(crate) mod dataset;
+pub(crate) mod delay;
 pub(crate) mod foreign;
 pub(crate) mod gets;
 pub(crate) mod hostile;
@@ -13,9 +14,12 @@ pub(crate) mod peer;
 pub(crate) mod process;
 pub(crate) mod reading;
 pub(crate) mod sink;
+pub(crate) mod smooth;
 pub(crate) mod torrent;
 pub(crate) mod tracker;
 pub(crate) mod udp_tracker;
+pub(crate) mod usage;
+pub(crate) mod user;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -41,6 +45,20 @@ pub(crate) fn holds_within(limit: Duration, mut condition: impl FnMut() -> bool)
         }
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// The value that this share of them (0 to 1) is below; NaN of none.
+pub(crate) fn quantile(values: &[f64], share: f64) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index of the values")]
+    let at = (values.len() as f64 * share) as usize;
+    values.get(at.min(values.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
+}
+
+/// The one in the middle, the higher of two; NaN of none.
+pub(crate) fn median(values: &[f64]) -> f64 {
+    quantile(values, 0.5)
 }
 
 /// A loopback address that no other test process uses: tests run side by side, and each peer has an address of its own.

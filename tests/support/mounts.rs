@@ -35,8 +35,12 @@ pub(crate) fn mount(torrents: &[&Path]) -> MountCommand {
 
 /// As `mount`, listening on `address`.
 pub(crate) fn mount_at(torrents: &[&Path], address: std::net::SocketAddr) -> MountCommand {
-    let mut command = swarmfs();
-    command.args(["mount", "-f", "-v", "--no-dht", "--no-lsd", "--listen", &address.to_string()]);
+    mount_by(swarmfs(), torrents, address).args(&["-v"])
+}
+
+/// As `mount_at`, by this program, which says only what went wrong.
+pub(crate) fn mount_by(mut command: Command, torrents: &[&Path], address: std::net::SocketAddr) -> MountCommand {
+    command.args(["mount", "-f", "--no-dht", "--no-lsd", "--listen", &address.to_string()]);
     let torrents = torrents.iter().map(|torrent| torrent.to_path_buf()).collect();
     MountCommand { command, address, limit: Duration::from_secs(120), mountpoint: None, torrents }
 }

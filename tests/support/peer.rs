@@ -139,11 +139,13 @@ impl Shared {
         *self.stopping.lock().expect("the flag")
     }
 
-    /// Waits for this many bytes' turn at `rate` bytes per second over all connections, evenly.
-    pub(crate) fn take_turn(&self, bytes: u64, rate: u64) -> bool {
+    /// Waits for this many bytes' turn at `rate` bytes per second over all connections, evenly. Who comes late may make
+    /// up for `catch_up`. False when the peer is being stopped.
+    pub(crate) fn take_turn(&self, bytes: u64, rate: u64, catch_up: Duration) -> bool {
         let at = {
             let mut next = self.next.lock().expect("the clock");
-            let at = (*next).max(Instant::now());
+            let now = Instant::now();
+            let at = (*next).max(now.checked_sub(catch_up).unwrap_or(now));
             *next = at + Duration::from_nanos(bytes.saturating_mul(1_000_000_000) / rate.max(1));
             *next
         };

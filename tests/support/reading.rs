@@ -105,26 +105,49 @@ impl ParkedThreads {
     }
 }
 
-/// Maps the file and copies it out through page faults, in the order that `visit` gives page numbers.
-pub(crate) fn read_mapped(path: &Path, backwards: bool) -> io::Result<Vec<u8>> {
-    const PAGE: usize = 4096;
-    let file = File::open(path)?;
-    let length = usize::try_from(file.metadata()?.len()).expect("it fits in memory");
-    // SAFETY: a new private read-only mapping, not used past its length nor after munmap.
-    unsafe {
-        let fd = std::os::fd::AsRawFd::as_raw_fd(&file);
-        let start = libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ, libc::MAP_PRIVATE, fd, 0);
+/// A file that is mapped for reading.
+pub(crate) struct Mapping {
+    start: *const u8,
+    length: usize,
+}
+
+impl Mapping {
+    pub(crate) fn of(file: &File) -> io::Result<Self> {
+        let length = usize::try_from(file.metadata()?.len()).expect("it fits in memory");
+        let fd = std::os::fd::AsRawFd::as_raw_fd(file);
+        // SAFETY: a new private read-only mapping, which is ours alone.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ, libc::MAP_PRIVATE, fd, 0) };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let mut bytes = vec![0; length];
-        let pages = length.div_ceil(PAGE);
-        for n in 0..pages {
-            let at = PAGE * if backwards { pages - 1 - n } else { n };
-            let size = PAGE.min(length - at);
-            std::ptr::copy_nonoverlapping(start.cast::<u8>().add(at), bytes.as_mut_ptr().add(at), size);
-        }
-        libc::munmap(start, length);
-        Ok(bytes)
+        Ok(Self { start: start.cast::<u8>(), length })
     }
+
+    /// Copies bytes out, through page faults where they are not in memory yet.
+    pub(crate) fn copy(&self, offset: usize, to: &mut [u8]) {
+        assert!(offset.checked_add(to.len()).is_some_and(|end| end <= self.length), "past the end");
+        // SAFETY: the source is inside of the mapping, which lives; nobody else has the target.
+        unsafe { std::ptr::copy_nonoverlapping(self.start.add(offset), to.as_mut_ptr(), to.len()) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: our mapping, which nobody can use any more.
+        unsafe { libc::munmap(self.start.cast_mut().cast(), self.length) };
+    }
+}
+
+/// Maps the file and copies it out page by page.
+pub(crate) fn read_mapped(path: &Path, backwards: bool) -> io::Result<Vec<u8>> {
+    const PAGE: usize = 4096;
+    let mapping = Mapping::of(&File::open(path)?)?;
+    let mut bytes = vec![0; mapping.length];
+    let pages = mapping.length.div_ceil(PAGE);
+    for n in 0..pages {
+        let at = PAGE * if backwards { pages - 1 - n } else { n };
+        let end = mapping.length.min(at + PAGE);
+        mapping.copy(at, &mut bytes[at..end]);
+    }
+    Ok(bytes)
 }

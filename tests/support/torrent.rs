@@ -140,6 +140,17 @@ impl Content {
         Self { torrent: Torrent::of_bytes(name, &bytes, piece_length), bytes }
     }
 
+    /// A torrent of these files (paths and lengths), all of noise.
+    pub(crate) fn of_files(name: &str, files: &[(&str, u64)], piece_length: u64, seed: u64) -> Self {
+        let length: u64 = files.iter().map(|(_, length)| length).sum();
+        let mut bytes = vec![0; usize::try_from(length).expect("it fits in memory")];
+        Random::new(seed).fill(&mut bytes);
+        let mut pieces = Pieces::new(piece_length);
+        pieces.update(&bytes);
+        let files: Vec<_> = files.iter().map(|(path, length)| (*path, *length, false)).collect();
+        Self { torrent: Torrent::assemble(name, &files, piece_length, &pieces.finish()), bytes }
+    }
+
     pub(crate) fn block(&self, piece: u32, begin: u32, length: u32) -> Option<&[u8]> {
         let start = u64::from(piece) * self.torrent.piece_length + u64::from(begin);
         let start = usize::try_from(start).ok()?;

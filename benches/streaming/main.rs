@@ -1,0 +1,71 @@
+//! How well the mount streams, beside other programs where they can do the same.
+//!
+//! cargo bench --bench streaming -- [ROW]... [--pairs N] [--size SIZE] [--only CLIENT,...] [--user] [--json FILE]
+//!
+//! seek      200 random reads of 64 KiB from 4 seeds of 2 MiB/s each
+//! mmap      200 page faults at the same seeds
+//! uneven    as seek; one seed stalls and one is slow
+//! crowd     seeks after 90 idle seconds, with 12 leechers at seeds of 4 slots each
+//!
+//! The clients of a row take turns and figures are medians over the pairs. Every clock and every CPU second counts from
+//! the start of the client's process, children included. `--user` mounts as the user nobody. `SWARMFS_BENCH_BIN` names a
+//! second build of the program, which is measured beside the first; `SWARMFS_TEST_PYTHON` a Python that has libtorrent;
+//! `RQBIT` where rqbit is. Rows with other programs need root, for a network of their own.
+
+mod bench;
+mod clients;
+mod http;
+mod seeks;
+#[path = "../../tests/support/mod.rs"]
+mod support;
+mod swarm;
+mod table;
+mod wire;
+
+use bench::Bench;
+
+const ROWS: [(&str, fn(&Bench)); 4] =
+    [("seek", seeks::seek), ("mmap", seeks::mmap), ("uneven", seeks::uneven), ("crowd", seeks::crowd)];
+
+/// Bytes of `512`, `64KiB`, `512MiB` or `1GiB`.
+fn size(text: &str) -> Option<u64> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let shift = match unit {
+        "" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+fn main() {
+    let (mut rows, mut pairs, mut length, mut only, mut user, mut json) = (Vec::new(), 5, 1 << 30, None, false, None);
+    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().unwrap_or_else(|| panic!("{argument} takes a value"));
+        match argument.as_str() {
+            "--pairs" => pairs = value().parse().expect("--pairs takes a number"),
+            "--size" => length = size(&value()).expect("--size takes a size, as 512MiB"),
+            "--only" => only = Some(value().split(',').map(str::to_owned).collect()),
+            "--user" => user = true,
+            "--json" => json = Some(value()),
+            name => match ROWS.iter().find(|(other, _)| *other == name) {
+                Some(row) => rows.push(row),
+                None => panic!("{name}: the rows are {}", ROWS.map(|(name, _)| name).join(", ")),
+            },
+        }
+    }
+    if rows.is_empty() {
+        rows = ROWS.iter().collect();
+    }
+    let bench = Bench::new(pairs, length, only, user);
+    for (_, row) in rows {
+        row(&bench);
+        // After each row: what was measured is not lost with a later one.
+        if let Some(path) = &json {
+            std::fs::write(path, format!("{:#}\n", bench.json())).expect("the JSON file");
+        }
+    }
+}
