@@ -2,10 +2,17 @@
 //!
 //! cargo bench --bench streaming -- [ROW]... [--pairs N] [--size SIZE] [--only CLIENT,...] [--user] [--json FILE]
 //!
+//! seq       a file of 1 GiB (`--size`) in order from 4 libtorrent seeds, beside the wire limit
+//! seq-ours  the same from 4 seeds of our own
+//! ttfb      from the start of the program to the first 64 KiB from the middle of the file
 //! seek      200 random reads of 64 KiB from 4 seeds of 2 MiB/s each
 //! mmap      200 page faults at the same seeds
 //! uneven    as seek; one seed stalls and one is slow
 //! crowd     seeks after 90 idle seconds, with 12 leechers at seeds of 4 slots each
+//! handles   4 handles that stream and one that seeks, over 4 seeds of 8 MiB/s each
+//! video     25 Mbit/s over 32 Mbit/s of 4 uneven seeds: the start, stalls, a jump
+//! tar       10,000 files of 16 KiB with seeds 50 ms away, against one file of the same bytes
+//! reread    O_DIRECT of what is in memory, against a file system that answers from one static buffer
 //!
 //! The clients of a row take turns and figures are medians over the pairs. Every clock and every CPU second counts from
 //! the start of the client's process, children included. `--user` mounts as the user nobody. `SWARMFS_BENCH_BIN` names a
@@ -15,17 +22,32 @@
 mod bench;
 mod clients;
 mod http;
+mod players;
+mod reread;
 mod seeks;
+mod sequential;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 mod swarm;
 mod table;
+mod trees;
 mod wire;
 
 use bench::Bench;
 
-const ROWS: [(&str, fn(&Bench)); 4] =
-    [("seek", seeks::seek), ("mmap", seeks::mmap), ("uneven", seeks::uneven), ("crowd", seeks::crowd)];
+const ROWS: [(&str, fn(&Bench)); 11] = [
+    ("seq", sequential::seq),
+    ("seq-ours", sequential::seq_ours),
+    ("ttfb", sequential::ttfb),
+    ("seek", seeks::seek),
+    ("mmap", seeks::mmap),
+    ("uneven", seeks::uneven),
+    ("crowd", seeks::crowd),
+    ("handles", players::handles),
+    ("video", players::video),
+    ("tar", trees::tar),
+    ("reread", reread::reread),
+];
 
 /// Bytes of `512`, `64KiB`, `512MiB` or `1GiB`.
 fn size(text: &str) -> Option<u64> {
@@ -42,6 +64,11 @@ fn size(text: &str) -> Option<u64> {
 
 fn main() {
     let (mut rows, mut pairs, mut length, mut only, mut user, mut json) = (Vec::new(), 5, 1 << 30, None, false, None);
+    if let [_, verb, mountpoint] = std::env::args().collect::<Vec<_>>().as_slice()
+        && verb == reread::SERVE
+    {
+        return reread::serve(mountpoint.as_ref());
+    }
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().unwrap_or_else(|| panic!("{argument} takes a value"));

@@ -58,7 +58,7 @@ fn carry(mut from: TcpStream, mut to: TcpStream, delay: Duration) -> [JoinHandle
         }
     });
     let writing = std::thread::spawn(move || {
-        let mut pass = || -> io::Result<()> {
+        let pass = || -> io::Result<()> {
             for (due, bytes) in receiver {
                 std::thread::sleep(due.saturating_duration_since(Instant::now()));
                 to.write_all(&bytes)?;

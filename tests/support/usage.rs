@@ -39,3 +39,15 @@ pub(crate) fn usage(pid: u32) -> Usage {
     }
     all
 }
+
+/// User and system time of this thread so far.
+pub(crate) fn thread_cpu() -> Duration {
+    // SAFETY: `timespec` is plain data, and the call writes nothing else.
+    let time = unsafe {
+        let mut time: libc::timespec = std::mem::zeroed();
+        libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time);
+        time
+    };
+    let nanos = u32::try_from(time.tv_nsec).unwrap_or(0);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), nanos)
+}
