@@ -40,10 +40,10 @@ fn exchange(server: SocketAddr, request: &[u8]) -> io::Result<impl Read + use<>>
         if text.is_empty() {
             break;
         }
-        if let Some((name, value)) = text.split_once(':') {
-            if name.eq_ignore_ascii_case("content-length") {
-                length = value.trim().parse().map_err(io::Error::other)?;
-            }
+        if let Some((name, value)) = text.split_once(':')
+            && name.eq_ignore_ascii_case("content-length")
+        {
+            length = value.trim().parse().map_err(io::Error::other)?;
         }
     }
     if !status.contains(" 20") {

@@ -35,18 +35,24 @@ mod wire;
 
 use bench::Bench;
 
-const ROWS: [(&str, fn(&Bench)); 11] = [
-    ("seq", sequential::seq),
-    ("seq-ours", sequential::seq_ours),
-    ("ttfb", sequential::ttfb),
-    ("seek", seeks::seek),
-    ("mmap", seeks::mmap),
-    ("uneven", seeks::uneven),
-    ("crowd", seeks::crowd),
-    ("handles", players::handles),
-    ("video", players::video),
-    ("tar", trees::tar),
-    ("reread", reread::reread),
+/// What can be measured by itself.
+struct Row {
+    name: &'static str,
+    run: fn(&Bench),
+}
+
+const ROWS: [Row; 11] = [
+    Row { name: "seq", run: sequential::seq },
+    Row { name: "seq-ours", run: sequential::seq_ours },
+    Row { name: "ttfb", run: sequential::ttfb },
+    Row { name: "seek", run: seeks::seek },
+    Row { name: "mmap", run: seeks::mmap },
+    Row { name: "uneven", run: seeks::uneven },
+    Row { name: "crowd", run: seeks::crowd },
+    Row { name: "handles", run: players::handles },
+    Row { name: "video", run: players::video },
+    Row { name: "tar", run: trees::tar },
+    Row { name: "reread", run: reread::reread },
 ];
 
 /// Bytes of `512`, `64KiB`, `512MiB` or `1GiB`.
@@ -78,9 +84,9 @@ fn main() {
             "--only" => only = Some(value().split(',').map(str::to_owned).collect()),
             "--user" => user = true,
             "--json" => json = Some(value()),
-            name => match ROWS.iter().find(|(other, _)| *other == name) {
+            name => match ROWS.iter().find(|row| row.name == name) {
                 Some(row) => rows.push(row),
-                None => panic!("{name}: the rows are {}", ROWS.map(|(name, _)| name).join(", ")),
+                None => panic!("{name}: the rows are {}", ROWS.map(|row| row.name).join(", ")),
             },
         }
     }
@@ -88,8 +94,8 @@ fn main() {
         rows = ROWS.iter().collect();
     }
     let bench = Bench::new(pairs, length, only, user);
-    for (_, row) in rows {
-        row(&bench);
+    for row in rows {
+        (row.run)(&bench);
         // After each row: what was measured is not lost with a later one.
         if let Some(path) = &json {
             std::fs::write(path, format!("{:#}\n", bench.json())).expect("the JSON file");
