@@ -18,7 +18,8 @@ impl Figures {
     }
 
     fn line(&self) -> String {
-        let all: Vec<String> = self.0.iter().map(|(name, value)| format!("{name} {}", number(*value))).collect();
+        let there = self.0.iter().filter(|(_, value)| !value.is_nan());
+        let all: Vec<String> = there.map(|(name, value)| format!("{name} {}", number(*value))).collect();
         all.join(", ")
     }
 
@@ -71,8 +72,11 @@ impl Table {
         names
     }
 
-    /// One line below the table, also kept for the JSON file.
+    /// One line below the table, also kept for the JSON file. Left out when it compares with one who did not run.
     pub(crate) fn note(&self, text: String) {
+        if text.contains("NaN") {
+            return;
+        }
         println!("  {text}");
         self.notes.borrow_mut().push(text);
     }
