@@ -168,6 +168,8 @@ pub(super) struct SimNode {
     /// Timers in a row at the present instant.
     pub(super) spins: u32,
     pub(super) figures: Figures,
+    /// Of every read that was answered or failed: when, from the start of the simulation, and how long it waited.
+    pub(super) waits: Vec<(Duration, Duration)>,
 }
 
 impl SimNode {
@@ -225,6 +227,7 @@ impl SimNode {
             armed: None,
             spins: 0,
             figures: Figures::default(),
+            waits: Vec::new(),
             spec,
         }
     }

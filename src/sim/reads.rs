@@ -86,6 +86,7 @@ impl World {
         let think = reader.spec.think;
         let figures = &mut node.figures;
         figures.worst_wait = figures.worst_wait.max(waited);
+        node.waits.push((now.saturating_duration_since(base), waited));
         if done {
             figures.reads_done += 1;
             figures.read_bytes += length;

@@ -145,6 +145,13 @@ impl World {
         self.nodes[node.0].figures
     }
 
+    /// A node's reads in the order of their answers: when each was answered or failed, from the start of the simulation,
+    /// and how long it waited.
+    #[must_use]
+    pub fn waits(&self, node: NodeIndex) -> &[(Duration, Duration)] {
+        &self.nodes[node.0].waits
+    }
+
     /// A node's swarm, to look at.
     #[must_use]
     pub fn swarm(&self, node: NodeIndex) -> &Swarm {

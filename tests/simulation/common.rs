@@ -92,6 +92,15 @@ pub(crate) fn worst_wait(world: &World, nodes: &[NodeIndex]) -> Duration {
     nodes.iter().map(|&node| world.figures(node).worst_wait).max().unwrap_or_default()
 }
 
+/// The wait that so many in a hundred reads of these nodes do not exceed, of those answered after `from`; and their number.
+pub(crate) fn percentile(world: &World, nodes: &[NodeIndex], from: Duration, percent: usize) -> (Duration, usize) {
+    let waits = nodes.iter().flat_map(|&node| world.waits(node)).filter(|(at, _)| *at >= from);
+    let mut waits: Vec<Duration> = waits.map(|&(_, waited)| waited).collect();
+    waits.sort_unstable();
+    let place = (waits.len() * percent).div_ceil(100).saturating_sub(1);
+    (waits.get(place).copied().unwrap_or_default(), waits.len())
+}
+
 /// Shows a figure over many seeds: `cargo test -- --nocapture`.
 pub(crate) fn figure(name: &str, seed: u64, value: impl std::fmt::Debug) {
     if more() > 1 {

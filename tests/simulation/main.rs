@@ -3,6 +3,7 @@
 
 mod cache;
 mod choker;
+mod churn;
 mod common;
 mod connections;
 mod distribution;
