@@ -30,12 +30,14 @@ impl Bits {
     /// A bitfield as the wire has it (BEP 3): the high bit first, spare bits ignored.
     pub(super) fn from_wire(bytes: &[u8], len: u32) -> Self {
         let mut bits = Self::none(len);
-        for (word, chunk) in bits.words.iter_mut().zip(bytes.chunks(8)) {
+        let (whole, rest) = bytes.as_chunks();
+        for (word, &chunk) in bits.words.iter_mut().zip(whole) {
+            *word = u64::from_be_bytes(chunk).reverse_bits();
+        }
+        if let Some(word) = bits.words.get_mut(whole.len()) {
             let mut padded = [0; 8];
-            for (to, from) in padded.iter_mut().zip(chunk) {
-                *to = from.reverse_bits();
-            }
-            *word = u64::from_le_bytes(padded);
+            padded[..rest.len()].copy_from_slice(rest);
+            *word = u64::from_be_bytes(padded).reverse_bits();
         }
         if let (Some(last), true) = (bits.words.last_mut(), !len.is_multiple_of(64)) {
             *last &= (1 << (len % 64)) - 1;
@@ -46,8 +48,12 @@ impl Bits {
 
     /// The bitfield for the wire (BEP 3).
     pub(super) fn to_wire(&self) -> Vec<u8> {
-        let bytes = self.words.iter().flat_map(|w| w.to_le_bytes()).map(u8::reverse_bits);
-        bytes.take((self.len as usize).div_ceil(8)).collect()
+        let mut bytes = Vec::with_capacity(self.words.len() * 8);
+        for word in &self.words {
+            bytes.extend_from_slice(&word.reverse_bits().to_be_bytes());
+        }
+        bytes.truncate((self.len as usize).div_ceil(8));
+        bytes
     }
 
     /// True if the piece is in the set.

@@ -26,11 +26,15 @@ use super::timers::{Timer, Timers};
 use super::{Candidate, CloseReason, Effect, HandleId, Input, PeerKey, ReadId, Setup, Totals};
 use crate::config::Fill;
 use crate::metainfo::{Geometry, PieceIndex};
+use crate::wire::Message;
 
 /// We stay interested this long after the last close: a slot that is given up costs 15 to 30 s to get back.
 const KEEN: Duration = Duration::from_secs(60);
 /// The background rests this long after an eviction: what it fetches would only push out what is read.
 const EVICTION_REST: Duration = Duration::from_secs(30);
+
+/// Timers that fire in one call: 200 peers may fall silent at once. The others follow at once, with the next timeout.
+const DUE: usize = 16;
 
 /// What one torrent decides; see the [module](super).
 #[derive(Debug)]
@@ -182,6 +186,12 @@ impl Swarm {
     /// Takes news. Poll effects afterwards.
     pub fn handle(&mut self, now: Instant, input: Input<'_>) {
         self.now = now;
+        // A peer may say hundreds of things under one lock: what it has said before is not counted on with each of them.
+        let counts = match input {
+            Input::Message(_, message) => matches!(message, Message::Bitfield(_)),
+            Input::DontHave(..) => false,
+            _ => true,
+        };
         match input {
             Input::Connected(connected) => self.connected(now, &connected),
             Input::Extended(peer, handshake) => self.extended(now, peer, handshake),
@@ -207,10 +217,13 @@ impl Swarm {
             Input::Timeout => {}
             Input::Shutdown => self.end(now),
         }
-        while let Some(timer) = self.timers.pop(now) {
+        for _ in 0..DUE {
+            let Some(timer) = self.timers.pop(now) else { break };
             self.due(now, timer);
         }
-        self.count_step();
+        if counts {
+            self.count_step();
+        }
         self.settle(now);
     }
 

@@ -64,6 +64,8 @@ pub(super) struct Peer {
     pub(super) useful: u32,
     /// Of these, what the fill wants.
     pub(super) wanted: u32,
+    /// It was a seed and lost something: its bitfield is kept, full or not.
+    pub(super) was_seed: bool,
     /// Pieces below this one count in the availability.
     pub(super) counted: u32,
     /// It has said what it has: a bitfield is out of place from now on.
@@ -153,6 +155,7 @@ impl Peer {
             has: Has::Nothing,
             useful: 0,
             wanted: 0,
+            was_seed: false,
             counted: pieces,
             told: false,
             upload_only: false,

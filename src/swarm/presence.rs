@@ -203,6 +203,7 @@ impl Swarm {
             self.picker.add(piece);
         }
         if bits.full()
+            && !peer.was_seed
             && let Has::Some(bits) = std::mem::replace(&mut peer.has, Has::All)
         {
             self.picker.add_seed();
@@ -238,6 +239,8 @@ impl Swarm {
         if matches!(peer.has, Has::All) {
             self.picker.remove_seed();
             peer.has = Has::Some(Bits::all(pieces));
+            // A peer that loses and finds a piece without end costs one bitfield, not one each time.
+            peer.was_seed = true;
             peer.counted = 0;
             self.picker.jobs.push_back(Job::Count(key));
         }
