@@ -27,7 +27,7 @@ const HANDLE: HandleId = HandleId(1);
 
 /// Bytes that look random and are the same in every run.
 fn noise(length: usize) -> Vec<u8> {
-    (0..length as u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24).to_le_bytes()[0]).collect()
+    (0u32..).take(length).map(|n| (n.wrapping_mul(2_654_435_761) >> 24).to_le_bytes()[0]).collect()
 }
 
 fn request(piece: u32, block: u32) -> Request {
@@ -63,13 +63,13 @@ fn codec(c: &mut Criterion) {
 }
 
 /// Fills a piece in this order of blocks.
-fn fill(bytes: &[u8], hash: [u8; 20], pool: &Arc<Pool>, order: impl Iterator<Item = usize>) -> Verified {
+fn fill(bytes: &[u8], hash: [u8; 20], pool: &Arc<Pool>, order: impl Iterator<Item = u32>) -> Verified {
     let length = u32::try_from(bytes.len()).expect("a short piece");
     let piece = PieceBuf::new(length, hash, &Place::Memory, pool).expect("memory");
     for index in order {
-        let begin = index * BLOCK;
+        let begin = index as usize * BLOCK;
         let block = &bytes[begin..(begin + BLOCK).min(bytes.len())];
-        match piece.fill(index as u32 * BLOCK_LENGTH, block).expect("a block") {
+        match piece.fill(index * BLOCK_LENGTH, block).expect("a block") {
             Filled::Done(verified) => return verified,
             Filled::More => {}
             other => panic!("{other:?}"),
@@ -81,7 +81,7 @@ fn fill(bytes: &[u8], hash: [u8; 20], pool: &Arc<Pool>, order: impl Iterator<Ite
 fn pieces(c: &mut Criterion) {
     let bytes = noise(MIB as usize);
     let (hash, pool): ([u8; 20], _) = (Sha1::digest(&bytes).into(), Pool::new());
-    let blocks = bytes.len() / BLOCK;
+    let blocks = MIB / BLOCK_LENGTH;
     let mut group = c.benchmark_group("piece of 1 MiB");
     group.throughput(Throughput::Bytes(bytes.len() as u64));
     group.bench_function("SHA-1 alone", |b| b.iter(|| Sha1::digest(black_box(&bytes))));
@@ -93,8 +93,8 @@ fn pieces(c: &mut Criterion) {
         let prepare = || {
             let piece = PieceBuf::new(MIB, hash, &Place::Memory, &pool).expect("memory");
             for index in 1..blocks {
-                let begin = index * BLOCK;
-                piece.fill(index as u32 * BLOCK_LENGTH, &bytes[begin..begin + BLOCK]).expect("a block");
+                let begin = index as usize * BLOCK;
+                piece.fill(index * BLOCK_LENGTH, &bytes[begin..begin + BLOCK]).expect("a block");
             }
             piece
         };
@@ -108,7 +108,7 @@ fn cached(count: u32) -> Cache {
     let (cache, pool, bytes) = (Cache::new(1 << 30), Pool::new(), noise(MIB as usize));
     let hash = Sha1::digest(&bytes).into();
     for index in 0..count {
-        let piece = fill(&bytes, hash, &pool, 0..bytes.len() / BLOCK);
+        let piece = fill(&bytes, hash, &pool, 0..MIB / BLOCK_LENGTH);
         cache.insert(TORRENT, PieceIndex(index), Arc::new(piece));
     }
     cache

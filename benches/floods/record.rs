@@ -75,9 +75,10 @@ impl Record {
 }
 
 fn line(name: &str, sorted: &[u64], goal: u64) {
-    let at = |share: f64| sorted.get((sorted.len() as f64 * share) as usize).or(sorted.last()).copied().unwrap_or(0);
+    let last = sorted.len().saturating_sub(1);
+    let at = |thousandths: usize| sorted.get((sorted.len() * thousandths / 1000).min(last)).copied().unwrap_or(0);
     let over = sorted.len() - sorted.partition_point(|&nanos| nanos <= goal);
     let micros = |nanos: u64| nanos as f64 / 1000.0;
-    let (half, high, most) = (micros(at(0.5)), micros(at(0.999)), micros(at(1.0)));
+    let (half, high, most) = (micros(at(500)), micros(at(999)), micros(at(1000)));
     println!("    {name:<34} {:>8} {half:>9.2} {high:>9.1} {most:>9.1} {over:>6}", sorted.len());
 }

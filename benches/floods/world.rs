@@ -436,7 +436,7 @@ impl<'a> World<'a> {
         }
         let request = |n: usize| {
             let piece = held[n % held.len()];
-            let begin = (n / held.len()) as u32 % self.geometry.blocks(piece) * BLOCK_LENGTH;
+            let begin = u32::try_from(n / held.len()).unwrap_or(0) % self.geometry.blocks(piece) * BLOCK_LENGTH;
             Request { piece, begin, length: (self.geometry.piece_length(piece) - begin).min(BLOCK_LENGTH) }
         };
         let requests: Vec<Request> = (0..8 * MESSAGES).map(request).collect();
