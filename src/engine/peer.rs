@@ -24,6 +24,8 @@ const BUFFER: usize = 2 * wire::MAX_MESSAGE;
 
 /// Messages that are judged under one lock: a flood of small ones must not hold it for long.
 const MESSAGES: usize = 256;
+/// Nor longer than this, whatever they are.
+const HOLD: Duration = Duration::from_micros(100);
 /// Bytes after which a task lets others run. A socket that is always ready would hold its worker, and with it the tasks
 /// that it woke itself, for as long as the peer likes.
 const TURN: usize = 256 * 1024;
@@ -316,8 +318,8 @@ struct Seen {
     listens: Option<u16>,
 }
 
-/// Lets the swarm judge the whole messages of `bytes` from `seen.used` on, [`MESSAGES`] at the most. True if it stopped
-/// there.
+/// Lets the swarm judge the whole messages of `bytes` from `seen.used` on, [`MESSAGES`] at the most and for no longer than
+/// [`HOLD`]. True if it stopped there.
 fn judge(
     swarm: &mut Swarm,
     now: Instant,
@@ -327,7 +329,11 @@ fn judge(
     seen: &mut Seen,
     kept: &mut Vec<Kept>,
 ) -> Result<bool, wire::DecodeError> {
-    for _ in 0..MESSAGES {
+    let began = Instant::now();
+    for message in 0..MESSAGES {
+        if message > 0 && began.elapsed() >= HOLD {
+            break;
+        }
         let Some((message, length)) = wire::decode(&bytes[seen.used..], pieces)? else { return Ok(false) };
         seen.used += length;
         match message {

@@ -26,6 +26,8 @@ const UNSOLICITED: u32 = 5;
 const ENDGAME: usize = 4;
 /// Pieces of the queue that are looked at to find work for idle peers.
 const LOOK: usize = 256;
+/// Pieces that are shared out in one pick.
+const SHARED: usize = 16;
 /// A peer that has nothing among the candidates of now is looked at again after this time, if there are others.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -37,23 +39,27 @@ impl Swarm {
         let wanted = peer.room().min(most);
         let mut room = wanted.min(self.pace.room());
         let idle = peer.out.is_empty();
-        let mut last = None;
+        let (mut last, mut sharers, mut shared) = (None, None, 0);
         let (mut short, mut held) = (false, false);
-        while room > 0 {
+        while room > 0 && shared < SHARED {
             let Some(peer) = self.peers.get(&key) else { break };
-            let Some(next) = self.queue.demand(last).find(|&(_, piece)| peer.serves(now, piece)) else { break };
+            let serves = |&(_, piece): &(Rank, PieceIndex)| peer.serves(now, piece);
+            let Some(next) = self.queue.demand(last).take(LOOK).find(serves) else { break };
             last = Some(next);
             let (rank, piece) = next;
             let read = matches!(rank, Rank::Read(_));
             let (near, mut full) = (peer.near(), false);
-            let mut most = match rank {
-                Rank::Read(_) => self.share(now, key, piece),
-                Rank::Ahead(due) => match peer.in_time(now, due).unwrap_or(room) {
-                    0 => self.share(now, key, piece),
-                    blocks => blocks,
-                },
+            let in_time = match rank {
+                Rank::Read(_) => 0,
+                Rank::Ahead(due) => peer.in_time(now, due).unwrap_or(room),
                 Rank::Background => break,
             };
+            let mut most = in_time;
+            if in_time == 0 {
+                shared += 1;
+                let sharers = sharers.get_or_insert_with(|| self.sharers(key));
+                most = self.share(now, key, sharers, piece);
+            }
             if read && most > near {
                 (most, full) = (near, true);
             }

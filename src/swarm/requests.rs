@@ -152,15 +152,20 @@ impl Swarm {
         let mut again = BTreeSet::new();
         for block in late {
             if self.partials.get_mut(&block.piece).is_some_and(|p| p.mark_late(block.index)) {
-                self.refile(now, block.piece);
-                self.work = true;
                 again.insert(block.piece);
             }
         }
+        let (mut pieces, mut least) = (Vec::new(), None);
         for piece in again {
+            self.refile(now, piece);
+            self.work = true;
             if let Some(rank @ Rank::Read(_)) = self.rank(piece) {
-                self.make_way(now, &[piece], rank);
+                pieces.push(piece);
+                least = least.max(Some(rank));
             }
+        }
+        if let Some(rank) = least {
+            self.make_way(now, &pieces, rank);
         }
         if snubs {
             if let Some(peer) = self.peers.get_mut(&key) {
