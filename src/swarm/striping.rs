@@ -13,7 +13,7 @@ use super::{PeerKey, Swarm};
 use crate::metainfo::PieceIndex;
 
 /// Peers that make way for one read: the fastest.
-const MAKE_WAY: usize = 16;
+const MAKE_WAY: usize = 8;
 /// Peers that a share is reckoned with: the fastest. More would change little, and each costs a look into its bitfield.
 const SHARERS: usize = 16;
 
@@ -97,7 +97,9 @@ impl Swarm {
             let queued: BTreeSet<PieceIndex> = peer.out.iter().skip(keep).map(|asked| asked.block.piece).collect();
             let lower = |piece: &PieceIndex| self.rank(*piece).is_none_or(|other| other > rank);
             let waits: BTreeSet<PieceIndex> = queued.into_iter().filter(lower).collect();
-            self.void(now, key, true, &|at, asked| at >= keep && waits.contains(&asked.block.piece));
+            if !waits.is_empty() {
+                self.void(now, key, true, &|at, asked| at >= keep && waits.contains(&asked.block.piece));
+            }
         }
     }
 }
