@@ -26,6 +26,7 @@ use super::timers::{Timer, Timers};
 use super::{Candidate, CloseReason, Effect, HandleId, Input, PeerKey, ReadId, Setup, Totals};
 use crate::config::Fill;
 use crate::metainfo::{Geometry, PieceIndex};
+use crate::wire::Message;
 
 /// We stay interested this long after the last close: a slot that is given up costs 15 to 30 s to get back.
 const KEEN: Duration = Duration::from_secs(60);
@@ -185,6 +186,12 @@ impl Swarm {
     /// Takes news. Poll effects afterwards.
     pub fn handle(&mut self, now: Instant, input: Input<'_>) {
         self.now = now;
+        // A peer may say hundreds of things under one lock: a step with each of them would hold it for milliseconds.
+        let counts = match input {
+            Input::Message(_, message) => matches!(message, Message::Bitfield(_)),
+            Input::DontHave(..) => false,
+            _ => true,
+        };
         match input {
             Input::Connected(connected) => self.connected(now, &connected),
             Input::Extended(peer, handshake) => self.extended(now, peer, handshake),
@@ -207,12 +214,15 @@ impl Swarm {
             Input::Unserved(peer, request) => self.unserved(now, peer, request),
             Input::Grant(bytes) => self.grant(bytes),
             Input::MayAsk(bytes) => self.may_ask(bytes),
-            Input::Timeout => self.count_step(),
+            Input::Timeout => {}
             Input::Shutdown => self.end(now),
         }
         for _ in 0..DUE {
             let Some(timer) = self.timers.pop(now) else { break };
             self.due(now, timer);
+        }
+        if counts {
+            self.count_step();
         }
         self.settle(now);
     }

@@ -55,7 +55,6 @@ fn readers(world: &mut World, geometry: &Geometry) -> Vec<NodeIndex> {
 }
 
 #[test]
-#[ignore = "99 of 100 reads are answered within 253 ms, and the bound is 223 ms"]
 fn reads_are_quick_while_two_hundred_peers_come_and_go() {
     over_seeds(1, |seed| {
         let (mut world, geometry) = world(PIECES, PIECE, seed);
