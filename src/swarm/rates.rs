@@ -84,8 +84,10 @@ pub(super) struct Answers {
 }
 
 impl Answers {
-    /// A block came this long after it was asked for.
+    /// A block came this long after it was asked for. A late one counts as if it had just been late: a single one would
+    /// else hide the next ones for long, and of many each raises the patience by half.
     pub(super) fn add(&mut self, took: Duration) {
+        let took = self.patience().map_or(took, |patience| took.min(patience));
         self.mean_and_deviation = Some(match self.mean_and_deviation {
             None => (took, took / 2),
             Some((mean, deviation)) => ((mean * 7 + took) / 8, (deviation * 3 + mean.abs_diff(took)) / 4),
