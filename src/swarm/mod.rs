@@ -21,6 +21,7 @@ mod rates;
 mod readahead;
 mod reader;
 mod requests;
+mod slots;
 mod stride;
 mod striping;
 #[cfg(test)]
