@@ -33,8 +33,9 @@ pub(super) struct Read {
 }
 
 /// The order of reads: start-time fair queueing over the handles (Goyal, Vin and Cheng, 1996). A handle's reads start where
-/// the pieces that it has had before end, and never before the turn of what is served now. So one read in between does not
-/// wait for all that some streams have asked for, and none of them falls behind the others.
+/// the pieces that it has had before end, and never before the turn of what is served now, less what it asks for: one that
+/// asked for nothing lately goes before all that some streams wait for, as with borrowed virtual time (Duda and Cheriton,
+/// 1999), and none of these falls behind the others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Turn {
     /// Bytes of pieces.
@@ -101,7 +102,7 @@ impl Swarm {
             |piece: &&PieceIndex| !self.have.has(**piece) && self.wants.get(piece).is_none_or(|w| w.reads.is_empty());
         let bytes: u64 = pieces.iter().filter(new).map(|&piece| self.length(piece)).sum();
         let paid = self.handles.get_mut(&handle).map(|h| &mut h.paid);
-        let start = paid.as_ref().map_or(0, |paid| **paid).max(self.serving);
+        let start = paid.as_ref().map_or(0, |paid| **paid).max(self.serving.saturating_sub(bytes));
         if let Some(paid) = paid {
             *paid = start + bytes;
         }
