@@ -33,9 +33,9 @@ pub(super) struct Read {
 }
 
 /// The order of reads: start-time fair queueing over the handles (Goyal, Vin and Cheng, 1996). A handle's reads start where
-/// the pieces that it has had before end, and never before the turn of what is served now, less what it asks for: one that
-/// asked for nothing lately goes before all that some streams wait for, as with borrowed virtual time (Duda and Cheriton,
-/// 1999), and none of these falls behind the others.
+/// the pieces that it has had before end, and never before the turn of what is served now. A read at a new place may start
+/// before that by what it asks for, as with borrowed virtual time (Duda and Cheriton, 1999): a handle that asked for little
+/// lately does not wait for all that some streams have asked for, and none of these falls behind the others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Turn {
     /// Bytes of pieces.
@@ -96,17 +96,26 @@ impl Swarm {
         self.check_starved(now);
     }
 
-    /// The turn of a new read: it pays for the pieces that no read waits for yet.
+    /// The turn of a new read: it pays for the pieces that no read waits for yet, and joins those that wait if there are
+    /// none.
     fn turn(&mut self, handle: HandleId, pieces: &[PieceIndex]) -> Turn {
-        let new =
-            |piece: &&PieceIndex| !self.have.has(**piece) && self.wants.get(piece).is_none_or(|w| w.reads.is_empty());
-        let bytes: u64 = pieces.iter().filter(new).map(|&piece| self.length(piece)).sum();
+        let (mut bytes, mut joins) = (0, None);
+        for &piece in pieces.iter().filter(|&&piece| !self.have.has(piece)) {
+            match self.wants.get(&piece).and_then(|want| want.reads.iter().map(|&(turn, _)| turn.start).min()) {
+                Some(start) => joins = Some(joins.map_or(start, |joins: u64| joins.min(start))),
+                None => bytes += self.length(piece),
+            }
+        }
+        let arrival = self.arrivals;
+        if let (0, Some(start)) = (bytes, joins) {
+            return Turn { start, arrival };
+        }
         let paid = self.handles.get_mut(&handle).map(|h| &mut h.paid);
         let start = paid.as_ref().map_or(0, |paid| **paid).max(self.serving.saturating_sub(bytes));
         if let Some(paid) = paid {
             *paid = start + bytes;
         }
-        Turn { start, arrival: self.arrivals }
+        Turn { start, arrival }
     }
 
     /// True if a connected peer has the piece.

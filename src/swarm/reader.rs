@@ -31,6 +31,10 @@ impl Swarm {
         }
         let Some(handle) = self.handles.get_mut(&id) else { return };
         let (index, forward, left) = handle.touch(now, bytes, &mut self.streams);
+        if forward {
+            // What came ahead of a stream was served too.
+            handle.paid = handle.paid.max(self.serving);
+        }
         let turns = u64::try_from(handle.streams.iter().filter(|s| !s.filed.is_empty()).count()).unwrap_or(1).max(1);
         let (file, stream) = (handle.file.clone(), &mut handle.streams[index]);
         let planned = stream.plan(&self.geometry, file.end, MAX_WINDOW / turns);
