@@ -352,3 +352,55 @@ fn a_read_beside_many_slow_peers_is_shared_out_to_the_soonest() {
         assert!(took < secs(1), "piece {piece}, the {n}th, took {took:?}");
     }
 }
+
+#[test]
+fn one_seek_in_between_goes_before_what_streams_wait_for_and_seeks_without_end_do_not() {
+    const PIECE: u64 = 16 * BLOCK;
+    let mut lab = Lab::new(256, PIECE, Fill::None);
+    lab.seed(serves(1_000_000));
+    let file = 0..lab.swarm.geometry.total();
+    let (streams, seeker) = (1..5u64, HandleId(9));
+    for handle in streams.clone().map(HandleId).chain([seeker]) {
+        lab.input(Input::Open(handle, file.clone()));
+    }
+    // Each stream waits for a piece with two reads, as the kernel does, and goes on when it is there.
+    let mut next: BTreeMap<HandleId, (u64, ReadId)> = BTreeMap::new();
+    let go_on = |lab: &mut Lab, next: &mut BTreeMap<HandleId, (u64, ReadId)>| {
+        for n in streams.clone() {
+            let at = match next.get(&HandleId(n)) {
+                Some((at, id)) if lab.answered.contains_key(id) => at + PIECE,
+                Some(_) => continue,
+                None => (n - 1) * 50 * PIECE,
+            };
+            lab.read_through(HandleId(n), at..at + BLOCK, secs(60));
+            let id = lab.read_through(HandleId(n), at + BLOCK..at + 2 * BLOCK, secs(60));
+            next.insert(HandleId(n), (at, id));
+        }
+    };
+    let mut streamed = |lab: &mut Lab, done: &dyn Fn(&Lab) -> bool| {
+        let before = lab.fetched.len();
+        while !done(lab) {
+            go_on(lab, &mut next);
+            lab.run(ms(10));
+        }
+        lab.fetched.len() - before
+    };
+    streamed(&mut lab, &|lab| lab.fetched.len() >= 10);
+    for n in 0..8 {
+        let at = (210 + 2 * n) * PIECE;
+        let id = lab.read_through(seeker, at..at + BLOCK, secs(60));
+        let others = streamed(&mut lab, &|lab| lab.answered.contains_key(&id)) - 1;
+        assert!(others <= 1, "{others} pieces of streams came before seek {n}");
+        let enough = lab.fetched.len() + 5;
+        streamed(&mut lab, &|lab| lab.fetched.len() >= enough);
+    }
+    let (before, mut seeks) = (lab.fetched.len(), 0);
+    while seeks < 10 {
+        let at = (211 + 2 * seeks) * PIECE;
+        let id = lab.read_through(seeker, at..at + BLOCK, secs(60));
+        streamed(&mut lab, &|lab| lab.answered.contains_key(&id));
+        seeks += 1;
+    }
+    let all = lab.fetched.len() - before;
+    assert!(all >= 40, "the seeker got 10 pieces of {all}: more than a fifth");
+}
