@@ -79,12 +79,7 @@ impl Swarm {
                 break;
             }
         }
-        room = match self.peers.get(&key) {
-            Some(_) if held => 0,
-            Some(_) if self.background() && self.spares(key) => room.min(self.trickle(now, key)),
-            Some(peer) => room.min(self.background_room(peer)),
-            None => 0,
-        };
+        room = if held { 0 } else { room.min(self.peers.get(&key).map_or(0, |p| self.background_room(p))) };
         while room > 0 && self.background() {
             let Some(piece) = self.next_background(now, key, &mut short) else { break };
             match self.take(now, key, piece, room, false, &mut out) {

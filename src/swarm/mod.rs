@@ -21,7 +21,6 @@ mod rates;
 mod readahead;
 mod reader;
 mod requests;
-mod slots;
 mod stride;
 mod striping;
 #[cfg(test)]

@@ -156,36 +156,3 @@ fn rare_pieces_beyond_the_candidates_are_found() {
     }
     assert_eq!(asked, BTreeSet::from([777, 30_001, 59_000]));
 }
-
-#[test]
-fn the_background_leaves_two_seeds_of_a_crowded_swarm_to_the_reads() {
-    let mut lab = Lab::new(64, 16 * BLOCK, Fill::All);
-    lab.open();
-    let seeds: Vec<PeerKey> = (0..3).map(|_| lab.seed(Character::Scripted)).collect();
-    let asked = |lab: &Lab| seeds.iter().map(|&seed| lab.pending(seed).len()).collect::<Vec<_>>();
-    assert!(asked(&lab).iter().all(|&count| count > 1), "nobody chokes us: {:?}", asked(&lab));
-    let choking = lab.connect(Character::Scripted, true);
-    lab.says(choking, Message::HaveAll);
-    let deliver_all = |lab: &mut Lab| {
-        for &seed in &seeds {
-            for request in lab.pending(seed) {
-                lab.deliver(seed, request);
-            }
-        }
-    };
-    deliver_all(&mut lab);
-    assert!(asked(&lab)[2] > 1 && asked(&lab)[..2] == [0, 0], "{:?}", asked(&lab));
-    // The slots are kept in use.
-    lab.run(secs(5));
-    assert_eq!(asked(&lab)[..2], [1, 1]);
-    deliver_all(&mut lab);
-    assert_eq!(asked(&lab)[..2], [0, 0]);
-    // A read has them at once.
-    lab.read(0..16 * BLOCK);
-    assert!(asked(&lab)[..2].iter().all(|&count| count > 1), "{:?}", asked(&lab));
-    // The crowd is gone, and so is the reason.
-    lab.says(choking, Message::Unchoke);
-    deliver_all(&mut lab);
-    deliver_all(&mut lab);
-    assert!(asked(&lab).iter().all(|&count| count > 1), "{:?}", asked(&lab));
-}
