@@ -144,7 +144,8 @@ impl World {
                 return;
             }
             // Where a block would still have fitted, and no limit holds one back, there is nothing more.
-            let done = out.is_empty() || (!waits.payload && out.iter().map(size).sum::<usize>() + BLOCK <= wanted);
+            let fitted = out.iter().map(size).sum::<usize>() + BLOCK <= wanted;
+            let done = out.is_empty() || (!waits.payload && fitted);
             if done {
                 node.node.upload().leave(peer);
             }
@@ -162,6 +163,12 @@ impl World {
             }
             self.send_messages(end, &mut messages);
             if done {
+                for (block, after) in self.nodes[index.0].ledger.all_said(peer) {
+                    self.violation(
+                        index,
+                        format!("{block:?} was asked for twice within {after:?}, and not taken back"),
+                    );
+                }
                 return;
             }
         }
@@ -202,11 +209,8 @@ impl World {
                 node.swarm.handle(now, Input::Extended(peer, &handshake));
             }
             Packet::Piece { request, liar } => {
-                if let Some(after) = self.settled(index, peer, request) {
-                    self.violation(
-                        index,
-                        format!("{request:?} was asked for twice within {after:?}, and not taken back"),
-                    );
+                if let Some(block) = self.geometry.block(request) {
+                    self.nodes[index.0].ledger.answer(peer, block);
                 }
                 let node = &mut self.nodes[index.0];
                 match node.swarm.receive(now, peer, request) {
@@ -223,7 +227,7 @@ impl World {
     fn hear(&mut self, index: NodeIndex, peer: PeerKey, message: Message<'static>) {
         let now = self.now;
         match &message {
-            Message::Reject(request) => drop(self.settled(index, peer, *request)),
+            Message::Reject(request) => self.taken_back(index, peer, *request),
             Message::Choke => self.nodes[index.0].ledger.forget(peer),
             _ => {}
         }
@@ -261,15 +265,16 @@ impl World {
                     self.violation(index, format!("it asks {peer:?} for {block:?}, which is there"));
                 }
             }
-            Message::Cancel(request) => drop(self.settled(index, peer, *request)),
+            Message::Cancel(request) => self.taken_back(index, peer, *request),
             _ => {}
         }
     }
 
-    /// A request is out no more. If somebody else was asked too soon after it, and how soon.
-    fn settled(&mut self, index: NodeIndex, peer: PeerKey, request: Request) -> Option<Duration> {
-        let block = self.geometry.block(request)?;
-        self.nodes[index.0].ledger.settle(peer, block)
+    /// A request is out no more, and needs no answer.
+    fn taken_back(&mut self, index: NodeIndex, peer: PeerKey, request: Request) {
+        if let Some(block) = self.geometry.block(request) {
+            self.nodes[index.0].ledger.take_back(peer, block);
+        }
     }
 
     fn keep(&mut self, index: NodeIndex, request: Request, attempt: u32, liar: Option<NodeIndex>) {

@@ -22,6 +22,8 @@ struct Asked {
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     out: BTreeMap<Block, Vec<Asked>>,
+    /// Answered requests that were doubled too soon: fine if a cancel for them still waits for room in the socket.
+    suspects: Vec<(PeerKey, Block, Duration)>,
 }
 
 impl Ledger {
@@ -38,9 +40,26 @@ impl Ledger {
         asked.len() > 1
     }
 
-    /// A request is answered, rejected or taken back. If it was doubled too soon, and how soon: fine if it is taken back,
-    /// since that may go out a moment after the second request.
-    pub(super) fn settle(&mut self, peer: PeerKey, block: Block) -> Option<Duration> {
+    /// A request is answered.
+    pub(super) fn answer(&mut self, peer: PeerKey, block: Block) {
+        let doubled = self.settle(peer, block);
+        self.suspects.extend(doubled.map(|after| (peer, block, after)));
+    }
+
+    /// A request is taken back, maybe after its answer has come. It may have been doubled: the cancel may go out a moment
+    /// after the second request.
+    pub(super) fn take_back(&mut self, peer: PeerKey, block: Block) {
+        self.settle(peer, block);
+        self.suspects.retain(|&(p, b, _)| (p, b) != (peer, block));
+    }
+
+    /// Everything that waited to be sent to a peer is out: its doubled requests that were not taken back, and after what
+    /// time they were doubled.
+    pub(super) fn all_said(&mut self, peer: PeerKey) -> Vec<(Block, Duration)> {
+        self.suspects.extract_if(.., |&mut (p, ..)| p == peer).map(|(_, block, after)| (block, after)).collect()
+    }
+
+    fn settle(&mut self, peer: PeerKey, block: Block) -> Option<Duration> {
         let asked = self.out.get_mut(&block)?;
         let place = asked.iter().position(|other| other.peer == peer)?;
         let doubled = asked.remove(place).doubled;
@@ -56,6 +75,7 @@ impl Ledger {
             asked.retain(|other| other.peer != peer);
             !asked.is_empty()
         });
+        self.suspects.retain(|&(p, ..)| p != peer);
     }
 }
 
@@ -73,11 +93,20 @@ mod tests {
         assert!(!ledger.ask(base, a, block(0)) && !ledger.ask(base, a, block(1)) && !ledger.ask(base, a, block(2)));
         assert!(ledger.ask(base + ms(5), b, block(0)), "too soon");
         assert!(ledger.ask(base + ms(100), b, block(1)), "late");
-        assert_eq!(ledger.settle(a, block(0)), Some(ms(5)));
-        assert_eq!(ledger.settle(a, block(1)), None);
+        ledger.answer(a, block(0));
+        ledger.answer(a, block(1));
+        assert_eq!(ledger.all_said(b), []);
+        assert_eq!(ledger.all_said(a), [(block(0), ms(5))]);
+        assert_eq!(ledger.all_said(a), []);
         ledger.forget(b);
         assert!(!ledger.ask(base + ms(200), a, block(0)) && !ledger.ask(base + ms(200), a, block(1)));
         assert!(ledger.ask(base + ms(200), a, block(2)), "of the same peer");
-        assert_eq!(ledger.settle(a, block(2)), Some(ms(200)));
+        ledger.answer(a, block(2));
+        assert_eq!(ledger.all_said(a), [(block(2), ms(200))]);
+        ledger.ask(base + ms(300), a, block(3));
+        ledger.ask(base + ms(301), b, block(3));
+        ledger.answer(a, block(3));
+        ledger.take_back(a, block(3));
+        assert_eq!(ledger.all_said(a), [], "the cancel waited for room");
     }
 }
