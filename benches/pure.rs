@@ -163,7 +163,7 @@ impl Lab {
             fill,
             wanted: None,
             order: Order::default(),
-            copy: false,
+            capacity: Some(u64::MAX),
             upload: true,
             reqq: 2000,
             info_hash: [7; 20],

@@ -93,7 +93,7 @@ impl<'a> World<'a> {
             fill: shape.fill,
             wanted: None,
             order: Order::default(),
-            copy: false,
+            capacity: Some(u64::MAX),
             upload: true,
             reqq: 2000,
             info_hash: [7; 20],

@@ -257,7 +257,7 @@ impl Session {
             fill: shared.config.fill,
             wanted: wanted.map(|bytes| bytes.into_iter().filter_map(|bytes| meta.geometry.covering(bytes)).collect()),
             order: Order::default(),
-            copy: copy.is_some(),
+            capacity: copy.is_none().then_some(shared.config.memory),
             upload: shared.config.upload,
             reqq: REQQ,
             info_hash,

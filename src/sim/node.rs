@@ -186,7 +186,7 @@ impl SimNode {
             fill: spec.fill,
             wanted: None,
             order: spec.order,
-            copy: false,
+            capacity: Some((spec.cache_pieces as u64).saturating_mul(geometry.nominal_piece_length().into())),
             upload,
             reqq: REQQ,
             info_hash: [0; 20],

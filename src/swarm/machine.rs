@@ -56,7 +56,7 @@ pub struct Swarm {
     pub(super) wanted_left: u64,
     /// Pieces that it has no use for: not wanted, there, or evicted after they were there.
     pub(super) sated: Bits,
-    pub(super) copy: bool,
+    pub(super) capacity: Option<u64>,
     pub(super) evicted: Bits,
     pub(super) last_eviction: Option<Instant>,
     pub(super) completed: bool,
@@ -136,7 +136,7 @@ impl Swarm {
             wanted_left: overview::bytes_left(&setup.geometry, &sated),
             wanted,
             sated,
-            copy: setup.copy,
+            capacity: setup.capacity,
             log: VecDeque::new(),
             log_start: 0,
             told_news: None,

@@ -89,8 +89,9 @@ pub struct Setup {
     pub wanted: Option<Vec<Range<u32>>>,
     /// In which order they are fetched.
     pub order: Order,
-    /// Pieces are kept in a copy on disk: an eviction is then no sign that the background pushes out what is read.
-    pub copy: bool,
+    /// Bytes of pieces that the cache holds; none if they stay for good, in a copy on disk. What is fetched ahead must not
+    /// push out what is about to be read.
+    pub capacity: Option<u64>,
     /// False if nobody gets anything (`--no-upload`): choked peers get no allowed-fast set either.
     pub upload: bool,
     /// Requests that we hold for one peer at the most; advertised as `reqq` (BEP 10).

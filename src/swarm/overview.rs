@@ -60,7 +60,7 @@ impl Swarm {
     /// seed) and nobody reads.
     #[must_use]
     pub fn seeding(&self) -> bool {
-        let partial = self.copy && self.fill == Fill::All && self.wanted_left == 0;
+        let partial = self.capacity.is_none() && self.fill == Fill::All && self.wanted_left == 0;
         self.complete() || (partial && self.handles.is_empty() && self.reads.is_empty())
     }
 
@@ -134,7 +134,7 @@ mod tests {
     fn swarm(wanted: Option<Vec<Range<u32>>>) -> (Swarm, Instant) {
         let geometry = Geometry::new(u64::from(PIECES) * 1000 - 1, 1000).unwrap();
         let now = Instant::now();
-        let setup = Setup { geometry, wanted, copy: true, ..crate::swarm::tests::setup(1, 1000, false, Fill::All) };
+        let setup = Setup { geometry, wanted, capacity: None, ..crate::swarm::tests::setup(1, 1000, false, Fill::All) };
         (Swarm::new(setup, now), now)
     }
 

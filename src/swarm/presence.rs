@@ -7,6 +7,7 @@ use super::peer::{Has, Peer};
 use super::picker::{Job, STEP};
 use super::timers::Timer;
 use super::{CloseReason, Connected, Effect, PeerKey, Swarm};
+use crate::config::Fill;
 use crate::metainfo::PieceIndex;
 use crate::wire::{ExtendedHandshake, Message};
 
@@ -341,7 +342,7 @@ impl Swarm {
             return;
         }
         let rested = self.background();
-        self.last_eviction = (!self.copy).then_some(now);
+        self.last_eviction = (self.capacity.is_some() && self.fill == Fill::All).then_some(now);
         self.evicted.insert(piece);
         if let Some(want) = self.wants.get_mut(&piece) {
             want.ahead.clear();

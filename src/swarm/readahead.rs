@@ -40,6 +40,8 @@ pub(super) struct Stream {
     rate: Rate,
     pub(super) last: Instant,
     returns: bool,
+    /// The background fetches what comes after it; looked at anew from this torrent byte on.
+    fill_until: u64,
     /// The pieces of its window that are filed as wanted.
     pub(super) filed: Range<u32>,
 }
@@ -56,6 +58,7 @@ impl Stream {
             rate: Rate::default(),
             last: now,
             returns: false,
+            fill_until: 0,
             filed: 0..0,
         }
     }
@@ -84,6 +87,16 @@ impl Stream {
     /// True if its reads are contiguous.
     pub(super) fn sequential(&self) -> bool {
         self.score >= 2
+    }
+
+    /// The background fetches what comes after it, and that is decided anew when it has come to this torrent byte.
+    pub(super) fn fills(&mut self, until: u64) {
+        self.fill_until = until;
+    }
+
+    /// True if what the background fetches for it is to be decided.
+    pub(super) fn outruns_fill(&self) -> bool {
+        self.pos >= self.fill_until
     }
 
     /// Bytes read in order.

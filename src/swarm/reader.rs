@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::picker::STEP;
-use super::readahead::{Handle, MAX_WINDOW, StreamId, Trail};
+use super::readahead::{Handle, MAX_WINDOW, Stream, StreamId, Trail};
 use super::stride::{self, Plan};
 use super::timers::Timer;
 use super::{HandleId, Swarm};
@@ -14,6 +14,11 @@ use crate::metainfo::PieceIndex;
 /// A file is fetched in the background once so many bytes, and so many pieces, were read of it in order.
 const FILL_BYTES: u64 = 2 << 20;
 const FILL_PIECES: u64 = 2;
+/// What is fetched ahead takes this part of the cache at the most, 1 of 4: as much for what the reader has passed, and
+/// the rest for unfinished pieces.
+const AHEAD_SHARE: u64 = 4;
+/// The stretch that is fetched in the background moves on when this part of it was read, 1 of 8.
+const FILL_STEPS: u64 = 8;
 /// Read-ahead across files ends when no read came for this time.
 const TRAIL_ENDS: Duration = Duration::from_secs(10);
 
@@ -29,6 +34,7 @@ impl Swarm {
         if self.shutdown {
             return;
         }
+        let most_ahead = self.most_ahead();
         let Some(handle) = self.handles.get_mut(&id) else { return };
         let (index, forward, left) = handle.touch(now, bytes, &mut self.streams);
         if forward {
@@ -37,13 +43,13 @@ impl Swarm {
         }
         let turns = u64::try_from(handle.streams.iter().filter(|s| !s.filed.is_empty()).count()).unwrap_or(1).max(1);
         let (file, stream) = (handle.file.clone(), &mut handle.streams[index]);
-        let planned = stream.plan(&self.geometry, file.end, MAX_WINDOW / turns);
+        let planned = stream.plan(&self.geometry, file.end, most_ahead / turns);
         let old = std::mem::replace(&mut stream.filed, planned.clone());
-        let (stream, run) = (stream.id, stream.run());
+        let (stream, run, outruns) = (stream.id, stream.run(), stream.outruns_fill());
         let piece = u64::from(self.geometry.nominal_piece_length());
         let fill = self.fill == Fill::Open && run >= FILL_BYTES.max(FILL_PIECES * piece) && !planned.is_empty();
-        let fills = fill && !handle.filling;
         handle.filling |= fill;
+        let fills = fill && outruns;
         let dues: Vec<Instant> =
             new_pieces(&old, &planned).map(|p| handle.streams[index].due(now, self.geometry.piece_offset(p))).collect();
         let steps = handle.stride.touch(now, &self.geometry, &file, bytes, forward);
@@ -75,12 +81,13 @@ impl Swarm {
         if self.files.get(index) != Some(file) {
             return;
         }
+        let most_ahead = self.most_ahead();
         let trail = self.trail.get_or_insert_with(|| Trail::new(now, index, bytes));
         if !trail.touch(now, &self.files, index, bytes) {
             return;
         }
         let planned = if trail.crosses() {
-            trail.stream.plan(&self.geometry, self.geometry.total(), MAX_WINDOW / 2)
+            trail.stream.plan(&self.geometry, self.geometry.total(), most_ahead / 2)
         } else {
             0..0
         };
@@ -178,13 +185,20 @@ impl Swarm {
         }
     }
 
+    /// The most bytes of one handle's windows.
+    fn most_ahead(&self) -> u64 {
+        self.capacity.map_or(MAX_WINDOW, |capacity| MAX_WINDOW.min(capacity / AHEAD_SHARE))
+    }
+
     /// What the background fetches, anew: everything, or the files that are read in order.
     pub(super) fn refresh_regions(&mut self) {
-        let pieces = |bytes: &Range<u64>| self.geometry.covering(bytes.clone());
         let mut regions: Vec<Range<u32>> = match self.fill {
             Fill::None => Vec::new(),
             Fill::All => self.wanted.clone(),
-            Fill::Open => self.handles.values().filter(|h| h.filling).filter_map(|h| pieces(&h.file)).collect(),
+            Fill::Open => {
+                let parts = self.fill_open();
+                parts.into_iter().filter_map(|bytes| self.geometry.covering(bytes)).collect()
+            }
         };
         regions.sort_unstable_by_key(|r| r.start);
         regions.dedup();
@@ -193,6 +207,33 @@ impl Swarm {
         self.work = true;
         let partials: Vec<PieceIndex> = self.partials.keys().copied().take(STEP as usize).collect();
         partials.into_iter().for_each(|piece| self.refile(self.now, piece));
+    }
+
+    /// Of the files that are read in order, all if they fit into half of the cache, else what comes next of each: the
+    /// least recently used piece is one that was fetched long ago and not read yet, if too much is fetched.
+    fn fill_open(&mut self) -> Vec<Range<u64>> {
+        let files: Vec<Range<u64>> = self.handles.values().filter(|h| h.filling).map(|h| h.file.clone()).collect();
+        let bytes: u64 = files.iter().map(|file| file.end - file.start).sum();
+        let Some(capacity) = self.capacity.filter(|capacity| bytes > capacity / 2) else {
+            self.streams_that_fill().for_each(|(stream, file)| stream.fills(file.end));
+            return files;
+        };
+        let count = u64::try_from(self.streams_that_fill().count()).unwrap_or(1).max(1);
+        let share = capacity / AHEAD_SHARE / count;
+        let next = self.streams_that_fill().map(|(stream, file)| {
+            let end = stream.pos.saturating_add(share).min(file.end);
+            stream.fills(if end < file.end { stream.pos.saturating_add(share / FILL_STEPS) } else { end });
+            stream.pos.min(end)..end
+        });
+        next.filter(|bytes| !bytes.is_empty()).collect()
+    }
+
+    /// The streams whose files are fetched in the background, with the file.
+    fn streams_that_fill(&mut self) -> impl Iterator<Item = (&mut Stream, Range<u64>)> + '_ {
+        self.handles.values_mut().filter(|handle| handle.filling).flat_map(|handle| {
+            let file = handle.file.clone();
+            handle.streams.iter_mut().filter(|s| !s.filed.is_empty()).map(move |stream| (stream, file.clone()))
+        })
     }
 }
 

@@ -106,7 +106,7 @@ impl Process {
                 fill,
                 wanted: None,
                 order: Order::default(),
-                copy: false,
+                capacity: Some(u64::MAX),
                 upload: true,
                 reqq: 500,
                 info_hash: [0; 20],

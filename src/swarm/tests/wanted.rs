@@ -3,7 +3,7 @@
 use super::*;
 
 fn selection(wanted: Range<u32>) -> Setup {
-    Setup { wanted: Some(vec![wanted]), copy: true, ..setup(400, 4 * BLOCK, false, Fill::All) }
+    Setup { wanted: Some(vec![wanted]), capacity: None, ..setup(400, 4 * BLOCK, false, Fill::All) }
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn what_a_copy_cannot_keep_is_fetched_once() {
 #[test]
 fn pieces_that_wait_for_the_disk_hold_their_credit() {
     let setup = setup(400, 16 * BLOCK, false, Fill::All);
-    let mut lab = Lab::with_setup(Setup { copy: true, ..setup });
+    let mut lab = Lab::with_setup(Setup { capacity: None, ..setup });
     let peer = lab.seed(Character::Scripted);
     let mut came = BTreeMap::<PieceIndex, u64>::new();
     let mut receive_all = |lab: &mut Lab| {

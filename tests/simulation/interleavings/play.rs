@@ -140,7 +140,7 @@ impl<'a> Play<'a> {
             fill: Fill::None,
             wanted: None,
             order: Order::default(),
-            copy: false,
+            capacity: Some(u64::MAX),
             upload: true,
             reqq: 500,
             info_hash: [0; 20],
