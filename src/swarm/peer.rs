@@ -134,7 +134,9 @@ impl Peer {
     /// Microseconds of requests that keep a peer busy: two thirds of a pipeline.
     const BUSY: u64 = 500_000;
     /// Microseconds of requests that a peer is given of a waited-for piece, however short its round trip is.
-    const NEAR: u64 = 20_000;
+    const NEAR: u64 = 10_000;
+    /// Microseconds of requests that a read should not wait for.
+    const IN_THE_WAY: u64 = 100_000;
     /// Requests that a peer holds if it does not say (libtorrent's default for others).
     const REQQ: u32 = 250;
     /// Void requests that are remembered one by one.
@@ -255,6 +257,13 @@ impl Peer {
     /// More requests that keep it busy.
     pub(super) fn near(&self) -> usize {
         self.reach().saturating_sub(self.out.len())
+    }
+
+    /// True if what it was asked for beyond what keeps it busy would hold up a read. Where it would not for long, a cancel
+    /// would come too late for most of it: a fast peer has it in its socket already, and it would come twice.
+    pub(super) fn stands_in_the_way(&self) -> bool {
+        let waits = |more: usize| self.rate.get().is_none() || self.eta_of(more - 1) >= Self::IN_THE_WAY;
+        !self.stalled() && self.out.len().checked_sub(self.reach()).is_some_and(|more| more > 0 && waits(more))
     }
 
     /// True if the oldest request is late: it should not be counted on now.

@@ -88,7 +88,7 @@ impl Swarm {
         if open.is_empty() {
             return;
         }
-        let able = |p: &Peer| p.fast && p.near() == 0 && !p.stalled() && open.iter().any(|&piece| p.serves(now, piece));
+        let able = |p: &Peer| p.fast && p.stands_in_the_way() && open.iter().any(|&piece| p.serves(now, piece));
         let mut able: Vec<_> = self.servers().filter(|(_, p)| able(p)).map(|(k, p)| (p.rate.get(), k)).collect();
         able.sort_unstable_by(|a, b| b.cmp(a));
         for (_, key) in able.into_iter().take(MAKE_WAY) {

@@ -139,6 +139,47 @@ fn the_rest_of_a_file_that_is_read_in_order_comes_in_the_background() {
 }
 
 #[test]
+fn the_background_keeps_to_what_the_cache_holds() {
+    let capacity = Some(80 * 4 * BLOCK);
+    let mut lab = Lab::with_setup(Setup { capacity, ..setup(1_000, 4 * BLOCK, false, Fill::Open) });
+    lab.seed(serves(10_000_000));
+    lab.open();
+    for (from, read) in [(0, 50), (50, 60), (60, 100)] {
+        stream(&mut lab, H, from * 4 * BLOCK..read * 4 * BLOCK);
+        lab.run(secs(10));
+        let last = u64::from(lab.fetched.last().unwrap().0);
+        // A quarter of 80 pieces ahead, but for the last step of an eighth of that.
+        assert!((read + 17..=read + 21).contains(&last), "after {read} pieces: {last}");
+        assert_eq!(lab.fetched.len() as u64, last + 1);
+    }
+    // A file that fits is fetched whole.
+    let capacity = Some(400 * 4 * BLOCK);
+    let mut lab = Lab::with_setup(Setup { capacity, ..setup(200, 4 * BLOCK, false, Fill::Open) });
+    lab.seed(serves(10_000_000));
+    lab.open();
+    stream(&mut lab, H, 0..40 * 4 * BLOCK);
+    lab.run(secs(10));
+    assert_eq!(lab.fetched.len(), 200);
+}
+
+#[test]
+fn a_read_cancels_what_it_would_wait_for_long_and_nothing_else() {
+    for (rate, cancels) in [(2_000_000, true), (200_000_000, false)] {
+        let mut lab = Lab::new(4_000, 16 * BLOCK, Fill::All);
+        let peer = lab.seed(serves(rate));
+        lab.open();
+        lab.run(secs(2));
+        let queued = lab.pending(peer).len();
+        assert!(queued > 20, "{rate}: {queued}");
+        let piece = (0..4_000u32).map(PieceIndex).find(|p| !lab.swarm.has(*p) && !lab.swarm.partials.contains_key(p));
+        let at = u64::from(piece.unwrap().0) * 16 * BLOCK;
+        lab.read(at..at + 1);
+        let left = lab.pending(peer).iter().filter(|r| u64::from(r.piece.0) * 16 * BLOCK != at).count();
+        assert_eq!(left < queued / 2, cancels, "{rate}: {left} of {queued} are left");
+    }
+}
+
+#[test]
 fn the_background_rests_after_an_eviction_and_never_fetches_it_again() {
     let mut lab = Lab::new(400, 4 * BLOCK, Fill::All);
     lab.seed(serves(2_000_000));
