@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sha1::{Digest, Sha1};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-use super::place::{Place, Pool, Store};
+use super::place::{Place, Store};
+use super::pool::Pool;
 use super::verified::{Verified, digests};
 use crate::metainfo::BLOCK_LENGTH;
 use crate::swarm::BlockDigest;

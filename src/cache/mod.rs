@@ -8,12 +8,14 @@ mod data;
 mod data_write;
 mod memory;
 mod place;
+mod pool;
 mod verified;
 mod verify;
 
 pub use assembly::{Filled, PieceBuf};
 pub use data::DataDir;
 pub use memory::Cache;
-pub use place::{Place, Pool};
+pub use place::Place;
+pub use pool::Pool;
 pub use verified::Verified;
 pub use verify::VerifyReport;

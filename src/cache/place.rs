@@ -1,86 +1,23 @@
-//! Where the bytes of a piece lie: in a buffer on the heap, taken from a small pool and given back to it, or, for a piece
-//! that is too big for the memory budget, in a temporary file without a name.
+//! Where the bytes of a piece lie: in a buffer of the pool, or, for a piece that is too big for the memory budget, in a temporary file without a name.
 
-use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use rustix::fs::{CWD, Mode, OFlags};
+
+use super::pool::{Buffer, Pool};
 
 /// Where a piece is assembled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// On the heap.
+    /// In memory.
     Memory,
     /// In an unlinked temporary file in this directory: for pieces larger than a quarter of the memory budget.
     TempFile(PathBuf),
-}
-
-/// Buffers of pieces that are gone, kept for the next ones: at a gigabyte a second, fresh memory costs a page fault
-/// every 4 KiB.
-#[derive(Debug, Default)]
-pub struct Pool {
-    idle: Mutex<VecDeque<Vec<u8>>>,
-}
-
-impl Pool {
-    /// The most that idle buffers may hold, bytes. They are not part of any budget, so it is small.
-    pub const MAX_IDLE: usize = 8 << 20;
-
-    /// An empty pool.
-    #[must_use]
-    pub fn new() -> Arc<Self> {
-        Arc::default()
-    }
-
-    /// A buffer of exactly `length` bytes, whose content is whatever was there before.
-    fn take(self: &Arc<Self>, length: usize) -> Buffer {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = idle.iter().rposition(|b| b.len() == length).and_then(|at| idle.remove(at));
-        drop(idle);
-        Buffer { bytes: found.unwrap_or_else(|| vec![0; length]), pool: Arc::clone(self) }
-    }
-
-    fn give(&self, bytes: Vec<u8>) {
-        let mut room = Self::MAX_IDLE.saturating_sub(bytes.len());
-        if bytes.is_empty() || bytes.len() > Self::MAX_IDLE {
-            return;
-        }
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.push_back(bytes);
-        // The newest that fit stay: the oldest may be of a size that nobody asks for any more.
-        let keep = idle.iter().rev().skip(1).take_while(|b| {
-            let fits = b.len() <= room;
-            room = room.saturating_sub(b.len());
-            fits
-        });
-        let surplus = idle.len() - 1 - keep.count();
-        let gone: Vec<_> = idle.drain(..surplus).collect();
-        drop(idle);
-        drop(gone); // the allocator runs outside the lock
-    }
-
-    #[cfg(test)]
-    fn idle_bytes(&self) -> usize {
-        self.idle.lock().unwrap().iter().map(Vec::len).sum()
-    }
-}
-
-/// A buffer that goes back to its pool.
-#[derive(Debug)]
-pub(super) struct Buffer {
-    bytes: Vec<u8>,
-    pool: Arc<Pool>,
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        self.pool.give(std::mem::take(&mut self.bytes));
-    }
 }
 
 /// The bytes of one piece, complete or not.
@@ -96,7 +33,7 @@ const CHUNK: usize = 128 << 10;
 impl Store {
     pub(super) fn new(length: u32, place: &Place, pool: &Arc<Pool>) -> io::Result<Self> {
         match place {
-            Place::Memory => Ok(Self::Memory(pool.take(length as usize))),
+            Place::Memory => pool.take(length as usize).map(Self::Memory),
             Place::TempFile(dir) => temp_file(dir).map(Self::File),
         }
     }
@@ -104,7 +41,7 @@ impl Store {
     /// The bytes, if they are in memory.
     pub(super) fn bytes(&self) -> Option<&[u8]> {
         match self {
-            Self::Memory(buffer) => Some(&buffer.bytes),
+            Self::Memory(buffer) => Some(buffer.bytes()),
             Self::File(_) => None,
         }
     }
@@ -114,7 +51,7 @@ impl Store {
             Self::Memory(buffer) => {
                 let start = offset as usize;
                 let end = start.checked_add(data.len());
-                let room = end.and_then(|end| buffer.bytes.get_mut(start..end)).ok_or_else(outside)?;
+                let room = end.and_then(|end| buffer.bytes_mut().get_mut(start..end)).ok_or_else(outside)?;
                 room.copy_from_slice(data);
                 Ok(())
             }
@@ -127,7 +64,7 @@ impl Store {
             Self::Memory(buffer) => {
                 let start = offset as usize;
                 let end = start.checked_add(out.len());
-                let bytes = end.and_then(|end| buffer.bytes.get(start..end)).ok_or_else(outside)?;
+                let bytes = end.and_then(|end| buffer.bytes().get(start..end)).ok_or_else(outside)?;
                 out.copy_from_slice(bytes);
                 Ok(())
             }
@@ -139,7 +76,7 @@ impl Store {
     pub(super) fn scan(&self, range: Range<u32>, mut take: impl FnMut(&[u8])) -> io::Result<()> {
         match self {
             Self::Memory(buffer) => {
-                take(buffer.bytes.get(range.start as usize..range.end as usize).ok_or_else(outside)?);
+                take(buffer.bytes().get(range.start as usize..range.end as usize).ok_or_else(outside)?);
                 Ok(())
             }
             Self::File(file) => {
@@ -190,28 +127,6 @@ fn named_and_unlinked(dir: &Path) -> io::Result<File> {
 #[expect(clippy::cast_possible_truncation, reason = "the sizes of a test are small")]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_pool_reuses_and_stays_small() {
-        let pool = Pool::new();
-        let first = pool.take(1 << 20);
-        let address = first.bytes.as_ptr();
-        drop(first);
-        assert_eq!(pool.idle_bytes(), 1 << 20);
-        let again = pool.take(1 << 20);
-        assert_eq!(again.bytes.as_ptr(), address);
-        assert_eq!(pool.idle_bytes(), 0);
-        let other = pool.take(1000);
-        assert_eq!(other.bytes.len(), 1000);
-        let many: Vec<_> = (0..20).map(|_| pool.take(1 << 20)).collect();
-        drop((again, other, many));
-        assert_eq!(pool.idle_bytes(), Pool::MAX_IDLE);
-        // A new size pushes the old ones out.
-        drop(pool.take(Pool::MAX_IDLE));
-        assert_eq!((pool.idle_bytes(), pool.idle.lock().unwrap().len()), (Pool::MAX_IDLE, 1));
-        drop(pool.take(Pool::MAX_IDLE + 1));
-        assert_eq!((pool.idle_bytes(), pool.idle.lock().unwrap().len()), (Pool::MAX_IDLE, 1));
-    }
 
     #[test]
     fn temporary_files_have_no_name() {
