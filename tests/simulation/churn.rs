@@ -1,13 +1,14 @@
 //! Two hundred peers come and go: reads wait for little more than the way and the piece, little comes twice, and the
 //! background takes the link whenever no read waits.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use swarmfs::config::Fill;
 use swarmfs::metainfo::Geometry;
 use swarmfs::sim::{NodeIndex, NodeSpec, Pattern, ReaderSpec, World};
 
-use crate::common::{KIB, MIB, figure, link, ms, over_seeds, percentile, reader, secs, summary, world};
+use crate::common::{KIB, MIB, figure, link, ms, over_seeds, percentile, reader, secs, summary, waits, world};
 
 const PIECE: u64 = 128 * KIB;
 const PIECES: u64 = 256;
@@ -56,6 +57,8 @@ fn readers(world: &mut World, geometry: &Geometry) -> Vec<NodeIndex> {
 
 #[test]
 fn reads_are_quick_while_two_hundred_peers_come_and_go() {
+    // One run has too few reads for its slowest hundredth to mean much.
+    let all = Mutex::new(Vec::new());
     over_seeds(1, |seed| {
         let (mut world, geometry) = world(PIECES, PIECE, seed);
         crowd(&mut world);
@@ -64,9 +67,8 @@ fn reads_are_quick_while_two_hundred_peers_come_and_go() {
         let summary = summary(&world, &readers);
         assert!(world.violations.is_empty(), "{:#?}\n{summary}", world.violations);
         assert_eq!(world.unfinished_readers(), 0, "reads are still waiting\n{summary}");
-        // Two pieces, where a read crosses from one to the next.
-        let bound = 4 * ROUND_TRIP + Duration::from_secs_f64(2.0 * PIECE as f64 / DOWN as f64);
-        let [half, most, worst] = [50, 99, 100].map(|percent| percentile(&world, &readers, WARM, percent));
+        let waits = waits(&world, &readers, WARM);
+        let [half, most, worst] = [50, 99, 100].map(|percent| percentile(&waits, percent));
         let (kept, dropped) = readers
             .iter()
             .map(|&node| world.figures(node))
@@ -74,16 +76,23 @@ fn reads_are_quick_while_two_hundred_peers_come_and_go() {
         let share = dropped as f64 / kept as f64;
         println!(
             "seed {seed}: of {} reads half within {:?}, 99 of 100 within {:?}, all within {:?}; {:.2} % came twice",
-            most.1,
-            half.0,
-            most.0,
-            worst.0,
+            waits.len(),
+            half,
+            most,
+            worst,
             100.0 * share
         );
-        figure("churn of 200: p99 and share that came twice", seed, (most.0, share));
-        assert!(most.0 <= bound, "{most:?} is over {bound:?}\n{summary}");
+        figure("churn of 200: p99 and share that came twice", seed, (most, share));
         assert!(share <= 0.03, "{dropped} of {kept} bytes came twice\n{summary}");
+        all.lock().unwrap().extend(waits);
     });
+    let mut all = all.into_inner().unwrap();
+    all.sort_unstable();
+    // Two pieces, where a read crosses from one to the next.
+    let bound = 4 * ROUND_TRIP + Duration::from_secs_f64(2.0 * PIECE as f64 / DOWN as f64);
+    let most = percentile(&all, 99);
+    println!("of all {} reads 99 of 100 within {most:?}, the bound is {bound:?}", all.len());
+    assert!(most <= bound, "99 of 100 of {} reads waited {most:?}, over {bound:?}", all.len());
 }
 
 #[test]

@@ -92,13 +92,18 @@ pub(crate) fn worst_wait(world: &World, nodes: &[NodeIndex]) -> Duration {
     nodes.iter().map(|&node| world.figures(node).worst_wait).max().unwrap_or_default()
 }
 
-/// The wait that so many in a hundred reads of these nodes do not exceed, of those answered after `from`; and their number.
-pub(crate) fn percentile(world: &World, nodes: &[NodeIndex], from: Duration, percent: usize) -> (Duration, usize) {
+/// How long the reads of these nodes waited that were answered after `from`, in order.
+pub(crate) fn waits(world: &World, nodes: &[NodeIndex], from: Duration) -> Vec<Duration> {
     let waits = nodes.iter().flat_map(|&node| world.waits(node)).filter(|(at, _)| *at >= from);
     let mut waits: Vec<Duration> = waits.map(|&(_, waited)| waited).collect();
     waits.sort_unstable();
+    waits
+}
+
+/// The wait that so many in a hundred of these, which are in order, do not exceed.
+pub(crate) fn percentile(waits: &[Duration], percent: usize) -> Duration {
     let place = (waits.len() * percent).div_ceil(100).saturating_sub(1);
-    (waits.get(place).copied().unwrap_or_default(), waits.len())
+    waits.get(place).copied().unwrap_or_default()
 }
 
 /// Shows a figure over many seeds: `cargo test -- --nocapture`.
