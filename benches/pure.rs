@@ -15,9 +15,7 @@ use sha1::{Digest, Sha1};
 use swarmfs::cache::{Cache, Filled, PieceBuf, Place, Pool, Verified};
 use swarmfs::config::Fill;
 use swarmfs::metainfo::{BLOCK_LENGTH, Geometry, PieceIndex, Request};
-use swarmfs::swarm::{
-    Connected, Effect, HandleId, Input, Order, Outgoing, PeerKey, Receipt, Room, Setup, Swarm, TorrentKey,
-};
+use swarmfs::swarm::{Connected, Effect, HandleId, Input, Outgoing, PeerKey, Receipt, Room, Setup, Swarm, TorrentKey};
 use swarmfs::wire::{self, Message, PeerId};
 
 const BLOCK: usize = BLOCK_LENGTH as usize;
@@ -156,19 +154,7 @@ impl Lab {
     fn new(pieces: u32, piece: u64, fill: Fill, seeds: usize) -> Self {
         let geometry = Geometry::new(u64::from(pieces) * piece, piece).expect("a geometry");
         let now = Instant::now();
-        let setup = Setup {
-            geometry,
-            files: std::iter::once(0..geometry.total()).collect(),
-            complete: false,
-            fill,
-            wanted: None,
-            order: Order::default(),
-            capacity: Some(u64::MAX),
-            upload: true,
-            reqq: 2000,
-            info_hash: [7; 20],
-            seed: 1,
-        };
+        let setup = Setup { fill, reqq: 2000, ..Setup::new(geometry) };
         let mut lab = Self {
             swarm: Swarm::new(setup, now),
             now,

@@ -10,9 +10,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use swarmfs::config::Fill;
 use swarmfs::metainfo::{BLOCK_LENGTH, Geometry, PieceIndex, Request};
-use swarmfs::swarm::{
-    Connected, Effect, HandleId, Input, Order, Outgoing, PeerKey, ReadId, Receipt, Room, Setup, Swarm,
-};
+use swarmfs::swarm::{Connected, Effect, HandleId, Input, Outgoing, PeerKey, ReadId, Receipt, Room, Setup, Swarm};
 use swarmfs::wire::{Message, PeerId};
 
 use crate::record::Record;
@@ -86,19 +84,7 @@ impl<'a> World<'a> {
     pub(crate) fn new(shape: &'a Shape, bitfields: &'a [Vec<u8>]) -> Self {
         let geometry = Geometry::new(u64::from(Geometry::MAX_PIECES) * shape.piece, shape.piece).expect("a geometry");
         let now = Instant::now();
-        let setup = Setup {
-            geometry,
-            files: std::iter::once(0..geometry.total()).collect(),
-            complete: false,
-            fill: shape.fill,
-            wanted: None,
-            order: Order::default(),
-            capacity: Some(u64::MAX),
-            upload: true,
-            reqq: 2000,
-            info_hash: [7; 20],
-            seed: 1,
-        };
+        let setup = Setup { fill: shape.fill, reqq: 2000, ..Setup::new(geometry) };
         Self {
             shape,
             bitfields,

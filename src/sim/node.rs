@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
@@ -177,20 +176,18 @@ impl SimNode {
     pub(super) fn new(spec: NodeSpec, geometry: Geometry, join: Instant, rng: &mut StdRng) -> Self {
         let mut id = [0; 20];
         rng.fill(&mut id[..]);
-        let whole = 0..geometry.total();
         let upload = spec.behaviour != Behaviour::FreeRider;
+        let capacity = (spec.cache_pieces as u64).saturating_mul(geometry.nominal_piece_length().into());
         let setup = Setup {
-            geometry,
-            files: Arc::from([whole]),
             complete: spec.seed,
             fill: spec.fill,
-            wanted: None,
             order: spec.order,
-            capacity: Some((spec.cache_pieces as u64).saturating_mul(geometry.nominal_piece_length().into())),
+            capacity: Some(capacity),
             upload,
             reqq: REQQ,
             info_hash: [0; 20],
             seed: rng.random(),
+            ..Setup::new(geometry)
         };
         let limits = Limits {
             peer_id: PeerId(id),

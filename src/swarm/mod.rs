@@ -102,6 +102,26 @@ pub struct Setup {
     pub seed: u64,
 }
 
+impl Setup {
+    /// A torrent of one file of which nothing is there, without a bound on the cache.
+    #[must_use]
+    pub fn new(geometry: Geometry) -> Self {
+        Self {
+            geometry,
+            files: std::iter::once(0..geometry.total()).collect(),
+            complete: false,
+            fill: Fill::default(),
+            wanted: None,
+            order: Order::default(),
+            capacity: Some(u64::MAX),
+            upload: true,
+            reqq: 500,
+            info_hash: [7; 20],
+            seed: 1,
+        }
+    }
+}
+
 /// A new connection whose handshakes are done.
 #[derive(Clone, Debug)]
 pub struct Connected {

@@ -202,11 +202,13 @@ impl Swarm {
         };
         regions.sort_unstable_by_key(|r| r.start);
         regions.dedup();
-        self.regions = regions;
+        let old = std::mem::replace(&mut self.regions, regions);
         self.picker.reset();
         self.work = true;
-        let partials: Vec<PieceIndex> = self.partials.keys().copied().take(STEP as usize).collect();
-        partials.into_iter().for_each(|piece| self.refile(self.now, piece));
+        let within = |regions: &[Range<u32>], piece: &PieceIndex| regions.iter().any(|r| r.contains(&piece.0));
+        let turned = self.partials.keys().filter(|piece| within(&old, piece) != within(&self.regions, piece));
+        let turned: Vec<PieceIndex> = turned.copied().take(STEP as usize).collect();
+        turned.into_iter().for_each(|piece| self.refile(self.now, piece));
     }
 
     /// Of the files that are read in order, all if they fit into half of the cache, else what comes next of each: the

@@ -11,7 +11,7 @@ use swarmfs::metainfo::{Geometry, PieceIndex, Request};
 use swarmfs::node::{Limits, Node};
 use swarmfs::sim::{NodeIndex, NodeSpec, Pattern};
 use swarmfs::swarm::{
-    Connected, Effect, HandleId, Input, Order, Outgoing, PeerKey, ReadId, Receipt, Room, Setup, Swarm, TorrentKey,
+    Connected, Effect, HandleId, Input, Outgoing, PeerKey, ReadId, Receipt, Room, Setup, Swarm, TorrentKey,
 };
 use swarmfs::wire::{Message, PeerId};
 
@@ -99,19 +99,7 @@ impl Process {
             assembly_bytes: budget,
         };
         let torrent = |&(server, fill): &(Server, Fill)| {
-            let setup = Setup {
-                geometry,
-                files: std::iter::once(0..geometry.total()).collect(),
-                complete: false,
-                fill,
-                wanted: None,
-                order: Order::default(),
-                capacity: Some(u64::MAX),
-                upload: true,
-                reqq: 500,
-                info_hash: [0; 20],
-                seed,
-            };
+            let setup = Setup { fill, seed, ..Setup::new(geometry) };
             Torrent {
                 swarm: Swarm::new(setup, now),
                 server,

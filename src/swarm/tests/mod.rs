@@ -81,19 +81,8 @@ impl Lab {
 
     pub(super) fn with_files(piece_length: u64, fill: Fill, files: Vec<Range<u64>>) -> Self {
         let total = files.last().map_or(1, |f| f.end);
-        Self::with_setup(Setup {
-            geometry: Geometry::new(total, piece_length).unwrap(),
-            files: files.into(),
-            complete: false,
-            fill,
-            wanted: None,
-            order: Order::default(),
-            capacity: Some(u64::MAX),
-            upload: true,
-            reqq: 500,
-            info_hash: [7; 20],
-            seed: 1,
-        })
+        let geometry = Geometry::new(total, piece_length).unwrap();
+        Self::with_setup(Setup { files: files.into(), fill, ..Setup::new(geometry) })
     }
 
     pub(super) fn with_setup(setup: Setup) -> Self {
@@ -406,20 +395,8 @@ pub(super) fn serves(rate: u64) -> Character {
 
 /// A setup of a seed or a leecher without files.
 pub(super) fn setup(pieces: u32, piece_length: u64, complete: bool, fill: Fill) -> Setup {
-    let total = u64::from(pieces) * piece_length;
-    Setup {
-        geometry: Geometry::new(total, piece_length).unwrap(),
-        files: std::iter::once(0..total).collect(),
-        complete,
-        fill,
-        wanted: None,
-        order: Order::default(),
-        capacity: Some(u64::MAX),
-        upload: true,
-        reqq: 500,
-        info_hash: [7; 20],
-        seed: 1,
-    }
+    let geometry = Geometry::new(u64::from(pieces) * piece_length, piece_length).unwrap();
+    Setup { complete, fill, ..Setup::new(geometry) }
 }
 
 /// Room without an upload limit.

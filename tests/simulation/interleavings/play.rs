@@ -6,9 +6,7 @@ use std::time::Instant;
 
 use swarmfs::config::Fill;
 use swarmfs::metainfo::{Geometry, PieceIndex, Request};
-use swarmfs::swarm::{
-    Connected, Effect, HandleId, Input, Order, Outgoing, PeerKey, ReadId, Receipt, Room, Setup, Swarm,
-};
+use swarmfs::swarm::{Connected, Effect, HandleId, Input, Outgoing, PeerKey, ReadId, Receipt, Room, Setup, Swarm};
 use swarmfs::wire::{Message, PeerId};
 
 use super::Case;
@@ -133,19 +131,7 @@ impl<'a> Play<'a> {
         let now = Instant::now();
         let pieces = case.readers.iter().flatten().map(|r| r.end).max().unwrap() + 1;
         let geometry = Geometry::new(pieces * case.blocks * BLOCK, case.blocks * BLOCK).unwrap();
-        let setup = Setup {
-            geometry,
-            files: std::iter::once(0..geometry.total()).collect(),
-            complete: false,
-            fill: Fill::None,
-            wanted: None,
-            order: Order::default(),
-            capacity: Some(u64::MAX),
-            upload: true,
-            reqq: 500,
-            info_hash: [0; 20],
-            seed: 1,
-        };
+        let setup = Setup { fill: Fill::None, ..Setup::new(geometry) };
         let mut play = Self {
             case,
             swarm: Swarm::new(setup, now),
