@@ -1,4 +1,5 @@
-//! Where the bytes of a piece lie: in a buffer of the pool, or, for a piece that is too big for the memory budget, in a temporary file without a name.
+//! Where the bytes of a piece lie: in a buffer of the pool, or, for a piece that is too big for the memory budget, in a
+//! temporary file without a name.
 
 use std::fs::{File, OpenOptions};
 use std::io;

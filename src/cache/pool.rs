@@ -184,6 +184,14 @@ impl Memory {
             Self::Slot(slot) => unsafe { std::slice::from_raw_parts(slot.start.as_ptr(), slot.length) },
         }
     }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::Heap(bytes) => bytes,
+            // SAFETY: as for `bytes`, and borrowed alone.
+            Self::Slot(slot) => unsafe { std::slice::from_raw_parts_mut(slot.start.as_ptr(), slot.length) },
+        }
+    }
 }
 
 /// A buffer that goes back to its pool.
@@ -199,11 +207,7 @@ impl Buffer {
     }
 
     pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
-        match &mut self.memory {
-            Memory::Heap(bytes) => bytes,
-            // SAFETY: as for `bytes`, and borrowed alone.
-            Memory::Slot(slot) => unsafe { std::slice::from_raw_parts_mut(slot.start.as_ptr(), slot.length) },
-        }
+        self.memory.bytes_mut()
     }
 }
 

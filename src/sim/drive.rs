@@ -144,8 +144,7 @@ impl World {
                 return;
             }
             // Where a block would still have fitted, and no limit holds one back, there is nothing more.
-            let fitted = out.iter().map(size).sum::<usize>() + BLOCK <= wanted;
-            let done = out.is_empty() || (!waits.payload && fitted);
+            let done = out.is_empty() || (!waits.payload && out.iter().map(size).sum::<usize>() + BLOCK <= wanted);
             if done {
                 node.node.upload().leave(peer);
             }

@@ -103,7 +103,8 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// A torrent of one file of which nothing is there, without a bound on the cache.
+    /// A torrent of one file of which nothing is there, without a bound on the cache and with any info-hash and seed: what
+    /// simulations begin with.
     #[must_use]
     pub fn new(geometry: Geometry) -> Self {
         Self {

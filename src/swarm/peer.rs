@@ -262,8 +262,8 @@ impl Peer {
     /// True if what it was asked for beyond what keeps it busy would hold up a read. Where it would not for long, a cancel
     /// would come too late for most of it: a fast peer has it in its socket already, and it would come twice.
     pub(super) fn stands_in_the_way(&self) -> bool {
-        let waits = |more: usize| self.rate.get().is_none() || self.eta_of(more - 1) >= Self::IN_THE_WAY;
-        !self.stalled() && self.out.len().checked_sub(self.reach()).is_some_and(|more| more > 0 && waits(more))
+        let more = self.out.len().saturating_sub(self.reach());
+        more > 0 && !self.stalled() && self.eta_of(more - 1) >= Self::IN_THE_WAY
     }
 
     /// True if the oldest request is late: it should not be counted on now.

@@ -342,6 +342,7 @@ impl Swarm {
             return;
         }
         let rested = self.background();
+        // What is fetched of open files keeps to a part of the cache, and what has left it is not fetched again.
         self.last_eviction = (self.capacity.is_some() && self.fill == Fill::All).then_some(now);
         self.evicted.insert(piece);
         if let Some(want) = self.wants.get_mut(&piece) {

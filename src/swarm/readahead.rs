@@ -40,8 +40,8 @@ pub(super) struct Stream {
     rate: Rate,
     pub(super) last: Instant,
     returns: bool,
-    /// The background fetches what comes after it; looked at anew from this torrent byte on.
-    fill_until: u64,
+    /// What the background fetches for it is decided anew when it has come to this torrent byte.
+    pub(super) fill_until: u64,
     /// The pieces of its window that are filed as wanted.
     pub(super) filed: Range<u32>,
 }
@@ -87,11 +87,6 @@ impl Stream {
     /// True if its reads are contiguous.
     pub(super) fn sequential(&self) -> bool {
         self.score >= 2
-    }
-
-    /// The background fetches what comes after it, and that is decided anew when it has come to this torrent byte.
-    pub(super) fn fills(&mut self, until: u64) {
-        self.fill_until = until;
     }
 
     /// True if what the background fetches for it is to be decided.

@@ -217,14 +217,14 @@ impl Swarm {
         let files: Vec<Range<u64>> = self.handles.values().filter(|h| h.filling).map(|h| h.file.clone()).collect();
         let bytes: u64 = files.iter().map(|file| file.end - file.start).sum();
         let Some(capacity) = self.capacity.filter(|capacity| bytes > capacity / 2) else {
-            self.streams_that_fill().for_each(|(stream, file)| stream.fills(file.end));
+            self.streams_that_fill().for_each(|(stream, file)| stream.fill_until = file.end);
             return files;
         };
         let count = u64::try_from(self.streams_that_fill().count()).unwrap_or(1).max(1);
         let share = capacity / AHEAD_SHARE / count;
         let next = self.streams_that_fill().map(|(stream, file)| {
             let end = stream.pos.saturating_add(share).min(file.end);
-            stream.fills(if end < file.end { stream.pos.saturating_add(share / FILL_STEPS) } else { end });
+            stream.fill_until = if end < file.end { stream.pos.saturating_add(share / FILL_STEPS) } else { end };
             stream.pos.min(end)..end
         });
         next.filter(|bytes| !bytes.is_empty()).collect()
