@@ -1,6 +1,7 @@
 //! A piece that comes in blocks, in any order and from any peer's task. A block that continues the hashed prefix is
 //! hashed as it arrives, while it is in the processor's cache; blocks that came early are hashed when the gap before
-//! them closes. So the last block leaves little to do, and the verdict is there at once.
+//! them closes. So the last block leaves little to do, and the verdict is there at once. Where pieces come so fast that
+//! many are whole within a moment, they are hashed together then, which costs less (see [`Batch`](super::Batch)).
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +11,8 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::place::{Place, Store};
 use super::pool::Pool;
-use super::verified::{Verified, digests};
+use super::unverified::Unverified;
+use super::verified::Verified;
 use crate::metainfo::BLOCK_LENGTH;
 use crate::swarm::BlockDigest;
 
@@ -26,6 +28,8 @@ pub enum Filled {
     Done(Verified),
     /// It was the last block, and the piece failed its hash: the digest of every block in order.
     Failed(Vec<BlockDigest>),
+    /// It was the last block of a piece that is hashed when it is whole.
+    Whole(Unverified),
     /// The piece was done, failed or given up before: the bytes were dropped.
     Stale,
 }
@@ -44,8 +48,14 @@ struct Assembly {
     store: Store,
     have: Box<[bool]>,
     missing: usize,
-    /// Bytes of the prefix that `hasher` has seen; ends at a block's end.
-    hashed: u32,
+    /// The prefix that was hashed; none if the piece is hashed when it is whole.
+    prefix: Option<Prefix>,
+}
+
+#[derive(Debug, Default)]
+struct Prefix {
+    /// Its bytes; it ends at a block's end.
+    length: u32,
     hasher: Sha1,
 }
 
@@ -55,6 +65,24 @@ impl PieceBuf {
     /// # Errors
     /// `InvalidInput` if `length` is 0; whatever keeps a temporary file from being made.
     pub fn new(length: u32, expected: [u8; 20], place: &Place, pool: &Arc<Pool>) -> io::Result<Self> {
+        Self::with(Some(Prefix::default()), length, expected, place, pool)
+    }
+
+    /// An empty piece as [`PieceBuf::new`] makes it, but its last block makes it [`Filled::Whole`], for a batch.
+    ///
+    /// # Errors
+    /// Those of [`PieceBuf::new`].
+    pub fn hashed_when_whole(length: u32, expected: [u8; 20], place: &Place, pool: &Arc<Pool>) -> io::Result<Self> {
+        Self::with(None, length, expected, place, pool)
+    }
+
+    fn with(
+        prefix: Option<Prefix>,
+        length: u32,
+        expected: [u8; 20],
+        place: &Place,
+        pool: &Arc<Pool>,
+    ) -> io::Result<Self> {
         if length == 0 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a piece of no bytes"));
         }
@@ -64,8 +92,7 @@ impl PieceBuf {
             store: Store::new(length, place, pool)?,
             have: vec![false; missing].into(),
             missing,
-            hashed: 0,
-            hasher: Sha1::new(),
+            prefix,
         };
         Ok(Self { length, expected, state: Mutex::new(Some(assembly)) })
     }
@@ -91,12 +118,12 @@ impl PieceBuf {
         match assembly.fill(block, begin, data) {
             Ok(false) => Ok(Filled::More),
             Ok(true) => {
-                let Some(Assembly { store, hasher, .. }) = state.take() else { return Ok(Filled::Stale) };
+                let Some(Assembly { store, prefix, .. }) = state.take() else { return Ok(Filled::Stale) };
                 drop(state);
-                if hasher.finalize().as_slice() == self.expected {
-                    Ok(Filled::Done(Verified::new(store, self.length)))
-                } else {
-                    Ok(Filled::Failed(digests(&store, self.length)?))
+                let whole = Unverified { store, length: self.length, expected: self.expected };
+                match prefix {
+                    Some(prefix) => whole.judge(&prefix.hasher.finalize().into()),
+                    None => Ok(Filled::Whole(whole)),
                 }
             }
             Err(error) => {
@@ -115,7 +142,7 @@ impl PieceBuf {
 }
 
 impl Assembly {
-    /// True if the piece is whole and hashed.
+    /// True if the piece is whole, and hashed as far as it is to be.
     fn fill(&mut self, block: usize, begin: u32, data: &[u8]) -> io::Result<bool> {
         match self.have.get_mut(block) {
             Some(have) if !*have => *have = true,
@@ -123,9 +150,9 @@ impl Assembly {
         }
         self.store.write_at(begin, data)?;
         self.missing -= 1;
-        if begin == self.hashed {
-            self.hasher.update(data);
-            self.hashed = begin.saturating_add(u32::try_from(data.len()).unwrap_or(u32::MAX));
+        if let Some(prefix) = self.prefix.as_mut().filter(|prefix| prefix.length == begin) {
+            prefix.hasher.update(data);
+            prefix.length = begin.saturating_add(u32::try_from(data.len()).unwrap_or(u32::MAX));
             self.catch_up(block + 1, begin.saturating_add(BLOCK_LENGTH))?;
         }
         Ok(self.missing == 0)
@@ -140,9 +167,9 @@ impl Assembly {
         let bytes = u32::try_from(run).unwrap_or(u32::MAX).saturating_mul(BLOCK_LENGTH);
         // The run may reach the last block, which may be short.
         let end = if next + run == self.have.len() { self.length } else { start.saturating_add(bytes) };
-        let (store, hasher) = (&self.store, &mut self.hasher);
-        heavy(end - start, || store.scan(start..end, |part| hasher.update(part)))?;
-        self.hashed = end;
+        let (store, Some(prefix)) = (&self.store, &mut self.prefix) else { return Ok(()) };
+        heavy(end - start, || store.scan(start..end, |part| prefix.hasher.update(part)))?;
+        prefix.length = end;
         Ok(())
     }
 }
@@ -200,18 +227,24 @@ mod tests {
             }),
             flip in proptest::option::of(any::<prop::sample::Index>()),
             in_file: bool,
+            when_whole: bool,
         ) {
             let dir = tempfile::tempdir().unwrap();
             let place = if in_file { Place::TempFile(dir.path().into()) } else { Place::Memory };
             let mut bytes = content(length);
-            let piece = PieceBuf::new(length, sha1(&bytes), &place, &Pool::new()).unwrap();
+            let make = if when_whole { PieceBuf::hashed_when_whole } else { PieceBuf::new };
+            let piece = make(length, sha1(&bytes), &place, &Pool::new()).unwrap();
             if let Some(index) = &flip {
                 bytes[index.index(length as usize)] ^= 1;
             }
             for (n, &index) in order.iter().enumerate() {
                 let (begin, data) = block(&bytes, index);
                 let last = n + 1 == order.len();
-                match piece.fill(begin, data).unwrap() {
+                let filled = match piece.fill(begin, data).unwrap() {
+                    Filled::Whole(whole) if when_whole => Unverified::verify(vec![whole]).remove(0).unwrap(),
+                    filled => filled,
+                };
+                match filled {
                     Filled::More => prop_assert!(!last),
                     Filled::Done(verified) => {
                         prop_assert!(last && flip.is_none());
@@ -224,7 +257,7 @@ mod tests {
                             bytes.chunks(BLOCK_LENGTH as usize).map(|b| BlockDigest(sha1(b))).collect();
                         prop_assert_eq!(digests, expected);
                     }
-                    Filled::Stale => prop_assert!(false, "stale before the end"),
+                    Filled::Whole(_) | Filled::Stale => prop_assert!(false, "no verdict at the end"),
                 }
                 // A duplicate with other bytes changes nothing.
                 let again = piece.fill(begin, &vec![0xa5; data.len()]).unwrap();

@@ -3,19 +3,24 @@
 //! pieces come from (`from_store`), below the memory and under the same budget.
 
 mod assembly;
+mod batch;
 mod beneath;
 mod data;
 mod data_write;
+mod lanes;
 mod memory;
 mod place;
 mod pool;
+mod unverified;
 mod verified;
 mod verify;
 
 pub use assembly::{Filled, PieceBuf};
+pub use batch::{Batch, Held};
 pub use data::DataDir;
 pub use memory::Cache;
 pub use place::Place;
 pub use pool::Pool;
+pub use unverified::Unverified;
 pub use verified::Verified;
 pub use verify::VerifyReport;

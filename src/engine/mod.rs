@@ -3,6 +3,7 @@
 //! the swarm decide, unlocks, and only then carries out its effects. No code holds two locks, and none waits, replies or
 //! does IO under one.
 
+mod assembly;
 mod chunks;
 mod connect;
 mod content;

@@ -6,15 +6,16 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
-use tracing::{debug, error, warn};
+use tracing::{debug, warn};
 
+use super::assembly::Assembly;
 use super::copy::DiskCopy;
 use super::discovery::{self, Announcer, TrackerStatus};
 use super::reads::{Missing, Reads, gather};
 use super::session::Shared;
 use super::untold::Untold;
-use crate::cache::{Filled, PieceBuf, Verified};
-use crate::metainfo::{Metainfo, PieceIndex, Request};
+use crate::cache::Verified;
+use crate::metainfo::{Metainfo, PieceIndex};
 use crate::status::Snapshot;
 use crate::swarm::{CloseReason, Effect, HandleId, Input, PeerKey, ReadId, Swarm, TorrentKey};
 
@@ -68,8 +69,7 @@ pub(super) struct Torrent {
     announcer: Mutex<Option<Announcer>>,
     swarm: Mutex<Swarm>,
     peers: RwLock<BTreeMap<PeerKey, Arc<Link>>>,
-    /// Pieces in assembly with the attempt that they belong to.
-    partial: Mutex<BTreeMap<PieceIndex, (u32, Arc<PieceBuf>)>>,
+    pub(super) assembly: Assembly,
     timer: Notify,
     /// When the timer is due, nanoseconds since the session's start; `u64::MAX` for never.
     due: AtomicU64,
@@ -83,6 +83,7 @@ impl Torrent {
         swarm: Swarm,
         data: Option<DiskCopy>,
     ) -> Self {
+        let assembly = Assembly::new(meta.geometry.nominal_piece_length(), shared.config.memory);
         Self {
             key,
             meta,
@@ -95,7 +96,7 @@ impl Torrent {
             announcer: Mutex::default(),
             swarm: Mutex::new(swarm),
             peers: RwLock::default(),
-            partial: Mutex::default(),
+            assembly,
             timer: Notify::new(),
             due: AtomicU64::new(u64::MAX),
         }
@@ -281,73 +282,8 @@ impl Torrent {
         }
     }
 
-    /// The bytes of a block that the swarm has let in: into its piece, hashed as far as they go.
-    pub(super) fn fill(&self, request: Request, attempt: u32, data: &[u8]) {
-        let piece = request.piece;
-        let buffer = match self.buffer(piece, attempt) {
-            Ok(Some(buffer)) => buffer,
-            Ok(None) => return,
-            Err(e) => return self.unassembled(piece, attempt, &e),
-        };
-        match buffer.fill(request.begin, data) {
-            Ok(Filled::More | Filled::Stale) => {}
-            Ok(Filled::Done(verified)) => {
-                self.discard(piece, attempt);
-                self.verified(piece, Arc::new(verified));
-            }
-            Ok(Filled::Failed(digests)) => {
-                debug!(torrent = %self.meta.name, piece = piece.0, "a piece fails its hash");
-                self.discard(piece, attempt);
-                self.tell(Input::PieceFailed(piece, &digests));
-            }
-            Err(e) => self.unassembled(piece, attempt, &e),
-        }
-    }
-
-    /// A piece cannot be put together here (a full disk under a large piece): it is begun anew.
-    fn unassembled(&self, piece: PieceIndex, attempt: u32, error: &std::io::Error) {
-        error!(torrent = %self.meta.name, piece = piece.0, "a piece cannot be assembled: {error}");
-        self.discard(piece, attempt);
-        self.tell(Input::Unassembled { piece, attempt });
-    }
-
-    /// The buffer of this attempt; none if the attempt is over.
-    fn buffer(&self, piece: PieceIndex, attempt: u32) -> std::io::Result<Option<Arc<PieceBuf>>> {
-        let buffer = {
-            let mut partial = self.lock_partial();
-            match partial.get(&piece) {
-                Some((a, buffer)) if *a == attempt => return Ok(Some(Arc::clone(buffer))),
-                Some((a, _)) if *a > attempt => return Ok(None),
-                _ => {}
-            }
-            let Some(hash) = self.meta.piece_hashes.get(piece) else { return Ok(None) };
-            let length = self.meta.geometry.piece_length(piece);
-            let place = self.shared.place(length);
-            let buffer = Arc::new(PieceBuf::new(length, *hash, &place, &self.shared.pool)?);
-            partial.insert(piece, (attempt, Arc::clone(&buffer)));
-            buffer
-        };
-        // The attempt may have ended before the buffer was there to be dropped.
-        if self.lock().attempt(piece) == Some(attempt) {
-            return Ok(Some(buffer));
-        }
-        self.discard(piece, attempt);
-        Ok(None)
-    }
-
-    fn discard(&self, piece: PieceIndex, attempt: u32) {
-        let mut partial = self.lock_partial();
-        if partial.get(&piece).is_some_and(|(a, _)| *a <= attempt) {
-            partial.remove(&piece);
-        }
-    }
-
-    fn lock_partial(&self) -> MutexGuard<'_, BTreeMap<PieceIndex, (u32, Arc<PieceBuf>)>> {
-        self.partial.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// A piece has passed its hash: into the cache, to the reads that wait for it, into the copy, and known to the swarm.
-    fn verified(&self, piece: PieceIndex, data: Arc<Verified>) {
+    pub(super) fn verified(&self, piece: PieceIndex, data: Arc<Verified>) {
         // Its own bytes are among those granted until the swarm hears of it.
         self.shared.make_room();
         self.shared.cache.insert(self.key, piece, Arc::clone(&data));
