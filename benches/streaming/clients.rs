@@ -37,8 +37,10 @@ pub(crate) enum Who {
     Aria2,
     /// Blocks over loopback TCP, hashed: no protocol, no file system.
     Wire,
-    /// A file system that answers from one static buffer.
+    /// A file system that answers from one static buffer, which stays in the processor's cache.
     Static,
+    /// The same with a buffer as large as the file.
+    StaticLarge,
 }
 
 impl Who {
@@ -52,13 +54,14 @@ impl Who {
             Self::Aria2 => "aria2c",
             Self::Wire => "wire",
             Self::Static => "static",
+            Self::StaticLarge => "static-large",
         }
     }
 
     /// Why it cannot be measured here, if it cannot.
     pub(crate) fn missing(self) -> Option<&'static str> {
         let there = match self {
-            Self::Ours | Self::Other | Self::Wire | Self::Static => true,
+            Self::Ours | Self::Other | Self::Wire | Self::Static | Self::StaticLarge => true,
             Self::Libtorrent => return (!has_libtorrent()).then_some(NO_LIBTORRENT),
             Self::Rqbit => std::env::var_os("RQBIT").is_some() || installed("rqbit"),
             Self::Btfs => installed("btfs"),
@@ -141,7 +144,7 @@ impl Client {
                 command.env("RQBIT_UPNP_PORT_FORWARD_DISABLE", "true");
                 command
             }
-            Who::Wire | Who::Static => panic!("no client"),
+            Who::Wire | Who::Static | Who::StaticLarge => panic!("no client"),
         };
         command.env("HOME", dir.path());
         let process = Running::spawn(who.name(), command, &log, LIFE);

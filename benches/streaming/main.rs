@@ -70,10 +70,10 @@ fn size(text: &str) -> Option<u64> {
 
 fn main() {
     let (mut rows, mut pairs, mut length, mut only, mut user, mut json) = (Vec::new(), 5, 1 << 30, None, false, None);
-    if let [_, verb, mountpoint] = std::env::args().collect::<Vec<_>>().as_slice()
+    if let [_, verb, buffer, mountpoint] = std::env::args().collect::<Vec<_>>().as_slice()
         && verb == reread::SERVE
     {
-        return reread::serve(mountpoint.as_ref());
+        return reread::serve(buffer.parse().expect("bytes"), mountpoint.as_ref());
     }
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     while let Some(argument) = arguments.next() {

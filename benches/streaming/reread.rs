@@ -1,4 +1,5 @@
-//! Row `reread`: what is wholly in our memory, past the kernel's page cache, against a file system that only answers.
+//! Row `reread`: what is wholly in our memory, past the kernel's page cache, against a file system that only answers: from
+//! a buffer that stays in the processor's cache, and from one as large as the file.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -30,7 +31,7 @@ const LENGTH: u64 = 256 * MIB;
 const READ: usize = 128 << 10;
 /// Readings of the whole file, of which the median counts.
 const ROUNDS: usize = 5;
-/// The argument with which this program serves the static buffer.
+/// The argument with which this program serves a static buffer of so many bytes at a mountpoint.
 pub(crate) const SERVE: &str = "serve-static";
 const NAME: &str = "static.bin";
 
@@ -58,10 +59,12 @@ pub(crate) fn reread(bench: &Bench) {
     const MEMORY: u64 = 1 << 30;
     let content = Arc::new(Content::noise("noise.bin", LENGTH, PIECE, 12));
     let swarm = Swarm::scripted(bench, &content, &[Behaviour::Good; SEEDS]);
-    let who = bench.clients("reread", &[Who::Ours, Who::Static], &[]);
+    let who = bench.clients("reread", &[Who::Ours, Who::Static, Who::StaticLarge], &[]);
     let table = bench.turns("reread", &who, |who| {
-        if who == Who::Static {
-            return of_static(bench);
+        match who {
+            Who::Static => return of_static(bench, READ as u64),
+            Who::StaticLarge => return of_static(bench, LENGTH),
+            _ => {}
         }
         let client = Client::start(bench, who, &swarm, &["--memory", "1GiB"]);
         let reader = client.open();
@@ -86,18 +89,22 @@ fn figures(rate: f64, cpu: Duration) -> Figures {
 }
 
 fn against_static(table: &Table) {
-    for who in table.who().into_iter().filter(|who| *who != Who::Static.name()) {
-        let ratio = table.median(who, "MB/s") / table.median(Who::Static.name(), "MB/s");
-        table.note(format!("{who}: x {ratio:.2} of a file system that answers from one static buffer"));
+    let statics = [(Who::Static, "that stays in the processor's cache"), (Who::StaticLarge, "as large as the file")];
+    for who in table.who().into_iter().filter(|who| statics.iter().all(|(of, _)| of.name() != *who)) {
+        for (of, buffer) in &statics {
+            let ratio = table.median(who, "MB/s") / table.median(of.name(), "MB/s");
+            table.note(format!("{who}: x {ratio:.2} of a file system that answers from one static buffer {buffer}"));
+        }
     }
 }
 
-fn of_static(bench: &Bench) -> Figures {
+/// A file system that answers from a static buffer of so many bytes.
+fn of_static(bench: &Bench, buffer: u64) -> Figures {
     let dir = tempfile::tempdir_in(bench.dir.path()).expect("a directory");
     let mountpoint = dir.path().join("mnt");
     std::fs::create_dir(&mountpoint).expect("a mountpoint");
     let mut command = Command::new(std::env::current_exe().expect("this program"));
-    command.arg(SERVE).arg(&mountpoint);
+    command.arg(SERVE).arg(buffer.to_string()).arg(&mountpoint);
     let server = Running::spawn("static", command, &dir.path().join("log"), Duration::from_secs(120));
     let file = mountpoint.join(NAME);
     wait_until(Duration::from_secs(10), "the static file system answers", || file.exists());
@@ -109,12 +116,12 @@ fn of_static(bench: &Bench) -> Figures {
 }
 
 /// Serves one file from one buffer until it is unmounted.
-pub(crate) fn serve(mountpoint: &Path) {
+pub(crate) fn serve(buffer: usize, mountpoint: &Path) {
     let mut config = Config::default();
     config.n_threads = Some(2);
     config.clone_fd = true;
     config.acl = SessionACL::Owner;
-    fuser::mount(Static(vec![7; 1 << 20]), mountpoint, &config).expect("a mount");
+    fuser::mount(Static(vec![7; buffer]), mountpoint, &config).expect("a mount");
 }
 
 /// As little as answers, with the program's own agreements with the kernel.
@@ -187,7 +194,8 @@ impl Filesystem for Static {
         reply: ReplyData,
     ) {
         let left = LENGTH.saturating_sub(offset).min(size.into());
-        let length = usize::try_from(left).unwrap_or(0).min(self.0.len());
-        reply.data(&self.0[..length]);
+        let from = usize::try_from(offset).unwrap_or(0) % self.0.len();
+        let rest = &self.0[from..];
+        reply.data(&rest[..usize::try_from(left).unwrap_or(0).min(rest.len())]);
     }
 }
