@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use sha1::{Digest, Sha1};
-use swarmfs::cache::{Cache, Filled, PieceBuf, Place, Pool, Verified};
+use swarmfs::cache::{Cache, Filled, PieceBuf, Place, Pool, Unverified, Verified};
 use swarmfs::config::Fill;
 use swarmfs::metainfo::{BLOCK_LENGTH, Geometry, PieceIndex, Request};
 use swarmfs::swarm::{Connected, Effect, HandleId, Input, Outgoing, PeerKey, Receipt, Room, Setup, Swarm, TorrentKey};
@@ -97,6 +97,20 @@ fn pieces(c: &mut Criterion) {
             piece
         };
         b.iter_batched(prepare, |piece| piece.fill(0, &bytes[..BLOCK]), BatchSize::LargeInput);
+    });
+    // What the engine does with the pieces of a fast stream.
+    let whole = || {
+        let piece = PieceBuf::hashed_when_whole(MIB, hash, &Place::Memory, &pool).expect("memory");
+        let filled = (0..blocks).zip(bytes.chunks(BLOCK)).map(|(index, data)| piece.fill(index * BLOCK_LENGTH, data));
+        match filled.last() {
+            Some(Ok(Filled::Whole(whole))) => whole,
+            other => panic!("{other:?}"),
+        }
+    };
+    group.throughput(Throughput::Bytes((Unverified::BATCH * bytes.len()) as u64));
+    group.bench_function("a batch of whole ones", |b| {
+        let batch = || (0..Unverified::BATCH).map(|_| whole()).collect();
+        b.iter_batched(batch, Unverified::verify, BatchSize::LargeInput);
     });
     group.finish();
 }

@@ -17,10 +17,12 @@ pub(super) fn sha1(messages: &[&[u8]; LANES]) -> Option<[[u8; 20]; LANES]> {
     }
     let chunks = messages.map(|message| message.as_chunks::<CHUNK>());
     let mut state = INITIAL.map(|word| [word; LANES]);
-    update(&mut state, &chunks.map(|(whole, _)| whole));
+    // SAFETY: it is available, here and below.
+    unsafe { update(&mut state, &chunks.map(|(whole, _)| whole)) };
     let ends = chunks.map(|(_, rest)| padded(rest, length));
     let used = if length % CHUNK < CHUNK - 8 { 1 } else { 2 };
-    update(&mut state, &ends.each_ref().map(|end| &end.as_chunks().0[..used]));
+    // SAFETY: as above.
+    unsafe { update(&mut state, &ends.each_ref().map(|end| &end.as_chunks().0[..used])) };
     Some(std::array::from_fn(|lane| {
         let mut hash = [0; 20];
         for (bytes, word) in hash.as_chunks_mut::<4>().0.iter_mut().zip(&state) {
@@ -51,10 +53,13 @@ fn padded(rest: &[u8], length: usize) -> [u8; 2 * CHUNK] {
     end
 }
 
-/// Takes the chunks of every lane into the state: each of its five words holds all lanes'. Only where it is available.
-fn update(state: &mut [[u32; LANES]; 5], chunks: &[&[[u8; CHUNK]]; LANES]) {
+/// Takes the chunks of every lane into the state: each of its five words holds all lanes'.
+///
+/// # Safety
+/// It is [`available`].
+unsafe fn update(state: &mut [[u32; LANES]; 5], chunks: &[&[[u8; CHUNK]]; LANES]) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: `sha1` has asked whether the processor has these instructions.
+    // SAFETY: the caller knows that the processor has these instructions.
     unsafe {
         x86::update(state, chunks);
     }

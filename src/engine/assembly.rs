@@ -11,7 +11,7 @@ use tracing::{debug, error};
 use super::torrent::Torrent;
 use crate::cache::{Batch, Filled, Held, PieceBuf, Place, Unverified};
 use crate::metainfo::{PieceIndex, Request};
-use crate::swarm::Input;
+use crate::swarm::{Input, Swarm};
 
 /// The pieces of a torrent that are not verified yet.
 pub(super) struct Assembly(Mutex<Pieces>);
@@ -20,6 +20,14 @@ struct Pieces {
     /// Those that lack blocks or whose verdict is awaited, each with the attempt that it belongs to.
     partial: BTreeMap<PieceIndex, (u32, Arc<PieceBuf>)>,
     batch: Batch<Whole>,
+}
+
+impl Pieces {
+    /// The buffer of this attempt; none within if the attempt is over, none at all if it has no buffer yet.
+    fn find(&self, piece: PieceIndex, attempt: u32) -> Option<Option<Arc<PieceBuf>>> {
+        let (newest, buffer) = self.partial.get(&piece).filter(|(newest, _)| *newest >= attempt)?;
+        Some((*newest == attempt).then(|| Arc::clone(buffer)))
+    }
 }
 
 /// A piece that waits for its hash.
@@ -55,23 +63,28 @@ impl Torrent {
             verdict => {
                 self.assembly.lock().batch.is_whole(Instant::now());
                 self.judged(piece, attempt, verdict);
+                // It may be what the others waited for.
+                self.verify(Vec::new());
             }
         }
     }
 
     /// The buffer of this attempt; none if the attempt is over.
     fn buffer(&self, piece: PieceIndex, attempt: u32) -> io::Result<Option<Arc<PieceBuf>>> {
+        if let Some(found) = self.assembly.lock().find(piece, attempt) {
+            return Ok(found);
+        }
+        // Who reads it already does not wait for others.
+        let awaited = self.look(|swarm| swarm.awaited(piece));
         let buffer = {
             let mut pieces = self.assembly.lock();
-            match pieces.partial.get(&piece) {
-                Some((a, buffer)) if *a == attempt => return Ok(Some(Arc::clone(buffer))),
-                Some((a, _)) if *a > attempt => return Ok(None),
-                _ => {}
+            if let Some(found) = pieces.find(piece, attempt) {
+                return Ok(found);
             }
             let Some(hash) = self.meta.piece_hashes.get(piece) else { return Ok(None) };
             let length = self.meta.geometry.piece_length(piece);
             let (place, pool) = (self.shared.place(length), &self.shared.pool);
-            let usual = place == Place::Memory && length == self.meta.geometry.nominal_piece_length();
+            let usual = !awaited && place == Place::Memory && length == self.meta.geometry.nominal_piece_length();
             let buffer = Arc::new(if usual && pieces.batch.pays(Instant::now()) {
                 PieceBuf::hashed_when_whole(length, *hash, &place, pool)?
             } else {
@@ -98,10 +111,11 @@ impl Torrent {
 
     /// A whole piece waits for the others of its batch, or completes it.
     fn hold(self: &Arc<Self>, whole: Whole) {
+        let (now, begun) = (Instant::now(), self.begun());
         let held = {
-            let Pieces { partial, batch } = &mut *self.assembly.lock();
-            batch.is_whole(Instant::now());
-            batch.hold(whole, partial.len())
+            let batch = &mut self.assembly.lock().batch;
+            batch.is_whole(now);
+            batch.hold(now, whole, begun)
         };
         match held {
             Held::Waits => {}
@@ -117,11 +131,31 @@ impl Torrent {
         }
     }
 
-    fn verify(&self, batch: Vec<Whole>) {
-        let (attempts, bytes): (Vec<_>, Vec<_>) = batch.into_iter().map(|w| ((w.piece, w.attempt), w.bytes)).unzip();
-        for ((piece, attempt), verdict) in attempts.into_iter().zip(Unverified::verify(bytes)) {
-            self.judged(piece, attempt, verdict);
+    /// The verdict on a batch, and on what waited for nothing else.
+    fn verify(&self, mut batch: Vec<Whole>) {
+        loop {
+            let (attempts, bytes): (Vec<_>, Vec<_>) =
+                batch.into_iter().map(|w| ((w.piece, w.attempt), w.bytes)).unzip();
+            for ((piece, attempt), verdict) in attempts.into_iter().zip(Unverified::verify(bytes)) {
+                self.judged(piece, attempt, verdict);
+            }
+            let begun = self.begun();
+            batch = self.assembly.lock().batch.end_if_over(begun);
+            if batch.is_empty() {
+                return;
+            }
         }
+    }
+
+    /// The verdict on whatever waits: no more blocks come.
+    pub(super) fn verify_all(&self) {
+        let batch = self.assembly.lock().batch.end_now();
+        self.verify(batch);
+    }
+
+    /// Pieces that are asked for or wait for their verdict.
+    fn begun(&self) -> usize {
+        self.look(Swarm::under_way) as usize
     }
 
     /// A whole piece passed its hash, or did not, or cannot be put together here (a full disk under a large piece) and is

@@ -394,8 +394,12 @@ impl Session {
         let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         tasks.shutdown().await;
         for torrent in self.shared.all() {
-            // A verified piece that waits for the disk is not thrown away.
-            let _ = tokio::task::spawn_blocking(move || torrent.data.as_ref().map(DiskCopy::close)).await;
+            // A whole piece that waits for its verdict or for the disk is not thrown away.
+            let close = move || {
+                torrent.verify_all();
+                torrent.data.as_ref().map(DiskCopy::close)
+            };
+            let _ = tokio::task::spawn_blocking(close).await;
         }
         self.shared.torrents.write().unwrap_or_else(PoisonError::into_inner).clear();
     }

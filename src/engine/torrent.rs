@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::assembly::Assembly;
 use super::copy::DiskCopy;
@@ -185,7 +185,7 @@ impl Torrent {
             Effect::ReadReady(id) => self.answer(id),
             Effect::ReadFailed(id, why) => {
                 if let Some(read) = self.reads.take(id) {
-                    debug!(torrent = %self.meta.name, offset = read.bytes.start, "a read fails: {why}");
+                    info!(torrent = %self.meta.name, offset = read.bytes.start, "a read fails: {why}");
                     read.reply.error(libc::EIO);
                 }
             }

@@ -169,13 +169,17 @@ impl Swarm {
     /// The timer of a read.
     pub(super) fn read_due(&mut self, now: Instant, id: ReadId) {
         let Some(read) = self.reads.get(&id) else { return };
-        let error = if read.deadline <= now { ReadError::Deadline } else { ReadError::NoSource };
-        let pieces = self.geometry.pieces_of(read.bytes.clone());
-        for piece in pieces.filter(|&p| !self.have.has(p)).collect::<Vec<_>>() {
-            if error == ReadError::Deadline && self.wants.get(&piece).is_some_and(|w| !w.sourced) {
-                self.sourceless.insert(piece);
+        let lacking: Vec<PieceIndex> =
+            self.geometry.pieces_of(read.bytes.clone()).filter(|&piece| !self.have.has(piece)).collect();
+        let error = match lacking.first() {
+            Some(&first) if read.deadline <= now => {
+                let unsourced = |piece: &PieceIndex| self.wants.get(piece).is_some_and(|want| !want.sourced);
+                self.sourceless.extend(lacking.into_iter().filter(unsourced));
+                // Before its requests are cancelled.
+                ReadError::Deadline(first, self.sources(first))
             }
-        }
+            _ => ReadError::NoSource,
+        };
         let Some(read) = self.remove_read(now, id) else { return };
         if let Some(handle) = self.handles.get_mut(&read.handle) {
             handle.fail(now, read.bytes);

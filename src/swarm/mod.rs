@@ -39,7 +39,7 @@ use crate::metainfo::{Geometry, PieceIndex, Request};
 use crate::wire::{ExtendedHandshake, Message, PeerId};
 
 pub use machine::Swarm;
-pub use overview::Cell;
+pub use overview::{Cell, Sources};
 
 /// A torrent in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -250,9 +250,9 @@ pub enum Effect {
 /// Why a read fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
-    /// Its deadline passed.
-    #[error("no peer delivered it in time")]
-    Deadline,
+    /// Its deadline passed: the first piece that it lacked, and who could have sent it.
+    #[error("no peer delivered piece {} in time: {_1}", _0.0)]
+    Deadline(PieceIndex, Sources),
     /// It overlaps what failed on this handle, or a piece that has had no source for a whole deadline.
     #[error("it has no source")]
     NoSource,

@@ -1,6 +1,7 @@
 //! What of a torrent is wanted, there, on its way and missing: for the fill, for the end of a download, and for those who
 //! look on.
 
+use std::fmt;
 use std::ops::Range;
 
 use super::Swarm;
@@ -19,7 +20,45 @@ pub struct Cell {
     pub missing: u32,
 }
 
+/// Who could send a piece now: why a read still waits for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sources {
+    /// Connected peers that have it.
+    pub have: u32,
+    /// Those among them that choke us, and do not allow it fast.
+    pub choking: u32,
+    /// Those that owe us blocks of it.
+    pub asked: u32,
+}
+
+impl fmt::Display for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { have, choking, asked } = self;
+        if *have == 0 {
+            return f.write_str("no connected peer has it");
+        }
+        write!(f, "of {have} connected peers that have it, {choking} choke us and {asked} are asked for it")
+    }
+}
+
 impl Swarm {
+    /// True if a read waits for this piece.
+    #[must_use]
+    pub fn awaited(&self, piece: PieceIndex) -> bool {
+        self.wants.get(&piece).is_some_and(|want| !want.reads.is_empty())
+    }
+
+    /// Who could send this piece now.
+    pub(super) fn sources(&self, piece: PieceIndex) -> Sources {
+        let mut sources = Sources::default();
+        for peer in self.peers.values().filter(|peer| peer.has.has(piece)) {
+            sources.have += 1;
+            sources.choking += u32::from(peer.choking && !peer.allowed.contains(&piece));
+            sources.asked += u32::from(peer.out.iter().any(|asked| asked.block.piece == piece));
+        }
+        sources
+    }
+
     /// The torrent as a row of `cells` cells of nearly equal size; fewer if it has fewer pieces.
     #[must_use]
     pub fn piece_map(&self, cells: usize) -> Vec<Cell> {

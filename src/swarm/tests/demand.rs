@@ -32,7 +32,7 @@ fn without_a_source_a_read_fails_at_its_deadline_and_later_ones_sooner() {
     lab.open();
     let began = lab.now;
     let id = lab.read(0..10);
-    assert_eq!(lab.wait(id), Err(ReadError::Deadline));
+    assert_eq!(lab.wait(id), Err(ReadError::Deadline(PieceIndex(0), Sources::default())));
     assert_eq!(lab.now - began, secs(60));
     let again = lab.read(5..20);
     assert_eq!(lab.answered[&again], Err(ReadError::NoSource), "the kernel's second try fails at once");
@@ -48,16 +48,38 @@ fn without_a_source_a_read_fails_at_its_deadline_and_later_ones_sooner() {
 }
 
 #[test]
+fn a_read_that_fails_says_who_could_have_sent_what_it_lacked() {
+    let mut lab = Lab::new(8, 4 * BLOCK, Fill::None);
+    lab.open();
+    let (asked, choking) = (lab.seed(Character::Scripted), lab.seed(Character::Scripted));
+    lab.says(choking, Message::Choke);
+    let id = lab.read_through(H, BLOCK..BLOCK + 10, secs(2));
+    assert_eq!(lab.pending(asked).len(), 4);
+    let sources = Sources { have: 2, choking: 1, asked: 1 };
+    assert_eq!(lab.wait(id), Err(ReadError::Deadline(PieceIndex(0), sources)));
+    assert_eq!(
+        lab.answered[&id].unwrap_err().to_string(),
+        "no peer delivered piece 0 in time: of 2 connected peers that have it, 1 choke us and 1 are asked for it"
+    );
+    let id = lab.read_through(H, 4 * BLOCK..8 * BLOCK, secs(2));
+    lab.says(choking, Message::AllowedFast(PieceIndex(1)));
+    let Err(ReadError::Deadline(piece, sources)) = lab.wait(id) else { panic!("it came") };
+    assert_eq!((piece, sources.choking), (PieceIndex(1), 0));
+    assert_eq!(Sources::default().to_string(), "no connected peer has it");
+}
+
+#[test]
 fn a_source_that_appears_gives_a_hopeless_read_its_whole_time() {
     let mut lab = Lab::new(8, 4 * BLOCK, Fill::None);
     lab.open();
     let first = lab.read(0..10);
-    assert_eq!(lab.wait(first), Err(ReadError::Deadline));
+    assert_eq!(lab.wait(first), Err(ReadError::Deadline(PieceIndex(0), Sources::default())));
     lab.run(secs(3));
     let (began, id) = (lab.now, lab.read(0..10));
     lab.run(secs(1));
     lab.seed(Character::Scripted);
-    assert_eq!(lab.wait(id), Err(ReadError::Deadline));
+    let silent = Sources { have: 1, choking: 0, asked: 1 };
+    assert_eq!(lab.wait(id), Err(ReadError::Deadline(PieceIndex(0), silent)));
     assert_eq!(lab.now - began, secs(60));
 }
 

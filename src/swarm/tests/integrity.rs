@@ -39,7 +39,7 @@ fn a_lone_liar_is_banned_by_its_first_piece() {
     let liar = lab.seed(lies(0));
     lab.open();
     let id = lab.read_through(H, 0..5, secs(20));
-    assert_eq!(lab.wait(id), Err(ReadError::Deadline));
+    assert_eq!(lab.wait(id), Err(ReadError::Deadline(PieceIndex(0), Sources::default())));
     assert_eq!(lab.banned(), [liar]);
     assert_eq!(lab.swarm.totals().wasted, 4 * BLOCK);
 }
