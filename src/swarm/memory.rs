@@ -18,8 +18,6 @@ const BACKGROUND_CAP: u64 = 32 << 20;
 const PATIENCE: Duration = Duration::from_millis(50);
 /// Blocks of a torrent that nobody serves are kept this long.
 const UNSERVED: Duration = Duration::from_secs(30);
-/// Unfinished pieces that one call discards because nobody serves us.
-const DROPS: usize = 64;
 /// The background keeps its share this long after it last used it.
 const BACKGROUND_KEEPS: Duration = Duration::from_secs(5);
 
@@ -157,15 +155,12 @@ impl Swarm {
         let until = *self.memory.unserved.get_or_insert(now) + UNSERVED;
         let (late, idle): (Vec<_>, Vec<_>) =
             self.unasked().map(|(&piece, p)| (p.received() > 0, piece)).partition(|p| p.0);
-        let due = if now >= until { &late[..] } else { &[] };
-        let mut gone: Vec<PieceIndex> = idle.iter().chain(due).map(|&(_, piece)| piece).collect();
-        if gone.len() > DROPS {
-            gone.truncate(DROPS);
-            self.timers.advance(Timer::Memory, now);
-        } else if now < until && !late.is_empty() {
+        if now >= until {
+            late.iter().for_each(|&(_, piece)| self.discard(now, piece));
+        } else if !late.is_empty() {
             self.timers.advance(Timer::Memory, until);
         }
-        gone.into_iter().for_each(|piece| self.discard(now, piece));
+        idle.into_iter().for_each(|(_, piece)| self.discard(now, piece));
     }
 
     /// Discards unfinished pieces of the background that nobody is asked for and nobody serves any more: others could be
