@@ -153,23 +153,25 @@ impl Assembly {
         if let Some(prefix) = self.prefix.as_mut().filter(|prefix| prefix.length == begin) {
             prefix.hasher.update(data);
             prefix.length = begin.saturating_add(u32::try_from(data.len()).unwrap_or(u32::MAX));
-            self.catch_up(block + 1, begin.saturating_add(BLOCK_LENGTH))?;
+            prefix.catch_up(&self.have, &self.store, self.length)?;
         }
         Ok(self.missing == 0)
     }
+}
 
-    /// Hashes the run of blocks that begins at the end of the prefix.
-    fn catch_up(&mut self, next: usize, start: u32) -> io::Result<()> {
-        let run = self.have.iter().skip(next).take_while(|have| **have).count();
+impl Prefix {
+    /// Hashes the run of blocks that begins at its end, in a piece of `length` bytes.
+    fn catch_up(&mut self, have: &[bool], store: &Store, length: u32) -> io::Result<()> {
+        let next = self.length.div_ceil(BLOCK_LENGTH) as usize;
+        let run = have.iter().skip(next).take_while(|have| **have).count();
         if run == 0 {
             return Ok(());
         }
         let bytes = u32::try_from(run).unwrap_or(u32::MAX).saturating_mul(BLOCK_LENGTH);
         // The run may reach the last block, which may be short.
-        let end = if next + run == self.have.len() { self.length } else { start.saturating_add(bytes) };
-        let (store, Some(prefix)) = (&self.store, &mut self.prefix) else { return Ok(()) };
-        heavy(end - start, || store.scan(start..end, |part| prefix.hasher.update(part)))?;
-        prefix.length = end;
+        let end = self.length.saturating_add(bytes).min(length);
+        heavy(end - self.length, || store.scan(self.length..end, |part| self.hasher.update(part)))?;
+        self.length = end;
         Ok(())
     }
 }

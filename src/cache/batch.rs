@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::lanes;
 use super::unverified::Unverified;
 
 /// Pieces are held for a batch while this many bytes of them became whole within [`LATELY`].
@@ -11,6 +12,8 @@ const MUCH: u32 = 16 << 20;
 /// Nor fewer pieces than this.
 const MANY: usize = 2 * Unverified::BATCH;
 const LATELY: Duration = Duration::from_millis(100);
+/// Pieces of fewer bytes than this are never held.
+const LEAST: u32 = 64 << 10;
 /// A batch holds no more bytes than this: what waits is part of what unfinished pieces may take.
 const MOST: u64 = 16 << 20;
 
@@ -47,7 +50,7 @@ impl<T> Batch<T> {
         let fits = Unverified::BATCH as u64 * u64::from(length) <= MOST.min(memory / 8);
         let many = MANY.max(MUCH.div_ceil(length.max(1)) as usize);
         Self {
-            many: (fits && Unverified::pays(length)).then_some(many),
+            many: (fits && length >= LEAST && lanes::available()).then_some(many),
             whole: VecDeque::new(),
             waiting: Vec::with_capacity(Unverified::BATCH),
             number: 0,
@@ -57,8 +60,8 @@ impl<T> Batch<T> {
     /// True if a piece that begins now is to be hashed with others.
     #[must_use]
     pub fn pays(&self, now: Instant) -> bool {
-        let long_ago = |first: &Instant| now.saturating_duration_since(*first) >= LATELY;
-        self.many.is_some_and(|many| self.whole.len() == many && !self.whole.front().is_some_and(long_ago))
+        let lately = |first: &Instant| now.saturating_duration_since(*first) < LATELY;
+        self.many == Some(self.whole.len()) && self.whole.front().is_some_and(lately)
     }
 
     /// A piece became whole, of whichever kind.
@@ -74,7 +77,7 @@ impl<T> Batch<T> {
     pub fn hold(&mut self, now: Instant, piece: T, begun: usize) -> Held<T> {
         self.waiting.push(piece);
         match self.waiting.len() {
-            _ if self.is_over(begun) || !self.pays(now) => Held::Full(self.next()),
+            _ if self.is_over(begun) || !self.pays(now) => Held::Full(self.end_now()),
             1 => Held::First(self.number),
             _ => Held::Waits,
         }
@@ -82,32 +85,33 @@ impl<T> Batch<T> {
 
     /// What waits in this batch, if it has not ended before.
     pub fn end(&mut self, number: u64) -> Vec<T> {
-        if number == self.number { self.next() } else { Vec::new() }
+        if number == self.number { self.end_now() } else { Vec::new() }
     }
 
     /// What waits, if nothing else is on its way: of `begun` pieces, all others are verified.
     pub fn end_if_over(&mut self, begun: usize) -> Vec<T> {
-        if self.is_over(begun) { self.next() } else { Vec::new() }
+        if self.is_over(begun) { self.end_now() } else { Vec::new() }
     }
 
     /// What waits.
     pub fn end_now(&mut self) -> Vec<T> {
-        self.next()
+        self.number += 1;
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// True if nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
     }
 
     fn is_over(&self, begun: usize) -> bool {
         self.waiting.len() >= Unverified::BATCH.min(begun)
     }
-
-    fn next(&mut self) -> Vec<T> {
-        self.number += 1;
-        std::mem::take(&mut self.waiting)
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::lanes;
     use super::*;
 
     const MIB: u32 = 1 << 20;

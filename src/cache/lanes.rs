@@ -19,10 +19,10 @@ pub(super) fn sha1(messages: &[&[u8]; LANES]) -> Option<[[u8; 20]; LANES]> {
     let mut state = INITIAL.map(|word| [word; LANES]);
     // SAFETY: it is available, here and below.
     unsafe { update(&mut state, &chunks.map(|(whole, _)| whole)) };
-    let ends = chunks.map(|(_, rest)| padded(rest, length));
-    let used = if length % CHUNK < CHUNK - 8 { 1 } else { 2 };
+    let last = if length % CHUNK < CHUNK - 8 { 1 } else { 2 };
+    let ends = chunks.map(|(_, rest)| padded(rest, length, last));
     // SAFETY: as above.
-    unsafe { update(&mut state, &ends.each_ref().map(|end| &end.as_chunks().0[..used])) };
+    unsafe { update(&mut state, &ends.each_ref().map(|end| &end.as_chunks().0[..last])) };
     Some(std::array::from_fn(|lane| {
         let mut hash = [0; 20];
         for (bytes, word) in hash.as_chunks_mut::<4>().0.iter_mut().zip(&state) {
@@ -42,14 +42,13 @@ pub(super) fn available() -> bool {
 
 const INITIAL: [u32; 5] = [0x6745_2301, 0xEFCD_AB89, 0x98BA_DCFE, 0x1032_5476, 0xC3D2_E1F0];
 
-/// The end of a message of `length` bytes with its padding, in the first one or both halves.
-fn padded(rest: &[u8], length: usize) -> [u8; 2 * CHUNK] {
+/// The end of a message of `length` bytes with its padding, in the first `chunks` halves.
+fn padded(rest: &[u8], length: usize, chunks: usize) -> [u8; 2 * CHUNK] {
     let mut end = [0; 2 * CHUNK];
     end[..rest.len()].copy_from_slice(rest);
     end[rest.len()] = 0x80;
     let bits = (length as u64 * 8).to_be_bytes();
-    let used = if rest.len() < CHUNK - 8 { CHUNK } else { 2 * CHUNK };
-    end[used - 8..used].copy_from_slice(&bits);
+    end[chunks * CHUNK - 8..chunks * CHUNK].copy_from_slice(&bits);
     end
 }
 

@@ -15,7 +15,7 @@ const HUGE: usize = 2 << 20;
 /// What is asked of the kernel at once, bytes; larger pieces get what they need.
 const REGION: usize = 4 * HUGE;
 /// Shorter buffers come from the heap, bytes.
-pub(super) const LEAST: u32 = 64 << 10;
+const LEAST: usize = 64 << 10;
 
 /// Where buffers come from and go back to. Buffers may outlive everybody else who holds it.
 #[derive(Debug, Default)]
@@ -53,7 +53,7 @@ impl Pool {
         let found = state.idle.iter().rposition(|m| m.bytes().len() == length);
         let memory = match found.and_then(|at| state.idle.remove(at)) {
             Some(memory) => memory,
-            None if length >= LEAST as usize && length.is_power_of_two() => Memory::Slot(state.slot(length)?),
+            None if length >= LEAST && length.is_power_of_two() => Memory::Slot(state.slot(length)?),
             None => {
                 drop(state);
                 Memory::Heap(vec![0; length])

@@ -24,12 +24,6 @@ impl Unverified {
     /// Pieces that are hashed together at the least cost each.
     pub const BATCH: usize = LANES;
 
-    /// True if it pays to hash pieces of `length` bytes together on this machine.
-    #[must_use]
-    pub fn pays(length: u32) -> bool {
-        lanes::available() && length >= super::pool::LEAST
-    }
-
     /// Hashes some pieces: [`Filled::Done`] or [`Filled::Failed`] for each, in order, or what the file of a piece that
     /// lies in one says. Up to [`Unverified::BATCH`] of one length in memory are hashed at once, others one by one.
     pub fn verify(pieces: Vec<Self>) -> Vec<io::Result<Filled>> {

@@ -9,7 +9,7 @@ use std::time::Instant;
 use tracing::{debug, error};
 
 use super::torrent::Torrent;
-use crate::cache::{Batch, Filled, Held, PieceBuf, Place, Unverified};
+use crate::cache::{Batch, Filled, Held, PieceBuf, Unverified};
 use crate::metainfo::{PieceIndex, Request};
 use crate::swarm::{Input, Swarm};
 
@@ -64,32 +64,32 @@ impl Torrent {
                 self.assembly.lock().batch.is_whole(Instant::now());
                 self.judged(piece, attempt, verdict);
                 // It may be what the others waited for.
-                self.verify(Vec::new());
+                self.verify(self.over());
             }
         }
     }
 
     /// The buffer of this attempt; none if the attempt is over.
     fn buffer(&self, piece: PieceIndex, attempt: u32) -> io::Result<Option<Arc<PieceBuf>>> {
-        if let Some(found) = self.assembly.lock().find(piece, attempt) {
-            return Ok(found);
-        }
+        let pays = {
+            let pieces = self.assembly.lock();
+            if let Some(found) = pieces.find(piece, attempt) {
+                return Ok(found);
+            }
+            pieces.batch.pays(Instant::now())
+        };
+        let length = self.meta.geometry.piece_length(piece);
+        let usual = length == self.meta.geometry.nominal_piece_length();
         // Who reads it already does not wait for others.
-        let awaited = self.look(|swarm| swarm.awaited(piece));
+        let together = pays && usual && !self.look(|swarm| swarm.awaited(piece));
         let buffer = {
             let mut pieces = self.assembly.lock();
             if let Some(found) = pieces.find(piece, attempt) {
                 return Ok(found);
             }
             let Some(hash) = self.meta.piece_hashes.get(piece) else { return Ok(None) };
-            let length = self.meta.geometry.piece_length(piece);
-            let (place, pool) = (self.shared.place(length), &self.shared.pool);
-            let usual = !awaited && place == Place::Memory && length == self.meta.geometry.nominal_piece_length();
-            let buffer = Arc::new(if usual && pieces.batch.pays(Instant::now()) {
-                PieceBuf::hashed_when_whole(length, *hash, &place, pool)?
-            } else {
-                PieceBuf::new(length, *hash, &place, pool)?
-            });
+            let make = if together { PieceBuf::hashed_when_whole } else { PieceBuf::new };
+            let buffer = Arc::new(make(length, *hash, &self.shared.place(length), &self.shared.pool)?);
             pieces.partial.insert(piece, (attempt, Arc::clone(&buffer)));
             buffer
         };
@@ -133,18 +133,23 @@ impl Torrent {
 
     /// The verdict on a batch, and on what waited for nothing else.
     fn verify(&self, mut batch: Vec<Whole>) {
-        loop {
+        while !batch.is_empty() {
             let (attempts, bytes): (Vec<_>, Vec<_>) =
                 batch.into_iter().map(|w| ((w.piece, w.attempt), w.bytes)).unzip();
             for ((piece, attempt), verdict) in attempts.into_iter().zip(Unverified::verify(bytes)) {
                 self.judged(piece, attempt, verdict);
             }
-            let begun = self.begun();
-            batch = self.assembly.lock().batch.end_if_over(begun);
-            if batch.is_empty() {
-                return;
-            }
+            batch = self.over();
         }
+    }
+
+    /// What waits though nothing else is on its way.
+    fn over(&self) -> Vec<Whole> {
+        if self.assembly.lock().batch.is_empty() {
+            return Vec::new();
+        }
+        let begun = self.begun();
+        self.assembly.lock().batch.end_if_over(begun)
     }
 
     /// The verdict on whatever waits: no more blocks come.

@@ -53,7 +53,7 @@ impl Swarm {
         let mut sources = Sources::default();
         for peer in self.peers.values().filter(|peer| peer.has.has(piece)) {
             sources.have += 1;
-            sources.choking += u32::from(peer.choking && !peer.allowed.contains(&piece));
+            sources.choking += u32::from(peer.chokes(piece));
             sources.asked += u32::from(peer.out.iter().any(|asked| asked.block.piece == piece));
         }
         sources

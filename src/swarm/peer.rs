@@ -233,11 +233,14 @@ impl Peer {
         self.interested && !self.unchoked && self.given.as_ref().is_some_and(lacks)
     }
 
+    /// True if it chokes us and does not allow this piece fast (BEP 6).
+    pub(super) fn chokes(&self, piece: PieceIndex) -> bool {
+        self.choking && !self.allowed.contains(&piece)
+    }
+
     /// True if it would serve this piece: it has it, does not choke us (or allows this piece), and did not refuse it.
     pub(super) fn serves(&self, now: Instant, piece: PieceIndex) -> bool {
-        self.has.has(piece)
-            && (!self.choking || self.allowed.contains(&piece))
-            && self.refused.get(&piece).is_none_or(|r| r.until <= now)
+        self.has.has(piece) && !self.chokes(piece) && self.refused.get(&piece).is_none_or(|r| r.until <= now)
     }
 
     /// True if it is asked for as much as it can send: all that it may be, or more than any round trip takes. Else an
