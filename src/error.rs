@@ -51,6 +51,14 @@ pub enum Error {
         /// Why, and the way out.
         reason: String,
     },
+    /// A cache directory that cannot be used.
+    #[error("{path}: {reason}", path = path.display())]
+    Cache {
+        /// The directory.
+        path: PathBuf,
+        /// Why, and the way out.
+        reason: String,
+    },
     /// A torrent that cannot be made.
     #[error("{what}: {reason}")]
     Create {
@@ -86,7 +94,11 @@ impl Error {
             Self::Io { cause, .. } | Self::Listen { cause, .. } | Self::System { cause, .. } => {
                 cause.raw_os_error().unwrap_or(libc::EIO)
             }
-            Self::Metainfo { .. } | Self::Data { .. } | Self::Create { .. } | Self::Interval(_) => libc::EINVAL,
+            Self::Metainfo { .. }
+            | Self::Data { .. }
+            | Self::Cache { .. }
+            | Self::Create { .. }
+            | Self::Interval(_) => libc::EINVAL,
             Self::Stopped => libc::EINTR,
             Self::Duplicate(_) => libc::EEXIST,
             Self::Mount { .. } => libc::EIO,

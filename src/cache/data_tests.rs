@@ -9,7 +9,7 @@ use sha1::{Digest, Sha1};
 
 use super::*;
 use crate::cache::VerifyReport;
-use crate::metainfo::{Geometry, InfoHash, PieceHashes, TorrentId};
+use crate::metainfo::{Geometry, InfoHash, TorrentId};
 
 /// A torrent and its bytes.
 pub(in crate::cache) struct Fixture {
@@ -42,12 +42,14 @@ pub(in crate::cache) fn torrent(
         content.extend(pattern.map(|byte| if *kind == FileKind::Pad { 0 } else { byte }));
     }
     let hashes = content.chunks(piece_length as usize).flat_map(|piece| <[u8; 20]>::from(Sha1::digest(piece)));
+    let hashes: Vec<u8> = hashes.collect();
     let meta = Metainfo {
         id: TorrentId { v1: Some(InfoHash([1; 20])), v2: None },
         name: name.into(),
         single_file,
         geometry: Geometry::new(content.len() as u64, piece_length.into()).unwrap(),
-        piece_hashes: PieceHashes(hashes.collect()),
+        piece_hashes: hashes.into(),
+        info: Arc::default(),
         files: entries,
         trackers: Vec::new(),
         web_seeds: Vec::new(),

@@ -177,7 +177,7 @@ fn holes_are_not_read_and_zeros_are_right() {
     let mut meta = torrent("film", true, 1000, &[("zeros", 1000, regular())]).meta;
     meta.geometry = crate::metainfo::Geometry::new(1 << 40, (1 << 40) / pieces).unwrap();
     meta.files[0].length = 1 << 40;
-    meta.piece_hashes = crate::metainfo::PieceHashes(vec![[1; 20]; pieces as usize].concat().into());
+    meta.piece_hashes = vec![[1; 20]; pieces as usize].concat().into();
     let data = DataDir::open(&meta, &dir.path().join("film/zeros")).unwrap();
     let report = data.verify(&meta, &|_| (), &AtomicBool::new(false)).unwrap();
     assert!(report.have.iter().all(|have| !have));

@@ -1,6 +1,5 @@
 //! Verified pieces: assembled and hashed, kept in memory in LRU order under a byte budget, written to a user's own copy
-//! or read from it. Nothing here knows a peer or a reader. The disk store will be a further place that [`Verified`]
-//! pieces come from (`from_store`), below the memory and under the same budget.
+//! or read from it, and kept in the disk store under a budget of its own. Nothing here knows a peer or a reader.
 
 mod assembly;
 mod batch;
@@ -11,6 +10,7 @@ mod lanes;
 mod memory;
 mod place;
 mod pool;
+mod store;
 mod unverified;
 mod verified;
 mod verify;
@@ -21,6 +21,7 @@ pub use data::DataDir;
 pub use memory::Cache;
 pub use place::Place;
 pub use pool::Pool;
+pub use store::{Checked, Entry, Fault, Pin, Put, Room, Store};
 pub use unverified::Unverified;
 pub use verified::Verified;
 pub use verify::VerifyReport;

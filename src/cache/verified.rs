@@ -57,6 +57,11 @@ impl Verified {
         self.store.read_at(offset, out)
     }
 
+    /// Hands a range of the bytes to `take`, in order, in one part or, from a temporary file, in several.
+    pub(super) fn scan(&self, range: std::ops::Range<u32>, take: impl FnMut(&[u8])) -> io::Result<()> {
+        self.store.scan(range, take)
+    }
+
     /// The SHA-1 of every block in order: a second hash of the whole piece.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! A .torrent file as a validated value (BEP 3, BEP 12, BEP 19, BEP 27, BEP 47).
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::bencode::{BencodeError, Limits, Node, span_of};
 use super::entry::{Entry, pick, size};
@@ -20,6 +21,8 @@ pub struct Metainfo {
     pub geometry: Geometry,
     /// The hash of every piece.
     pub piece_hashes: PieceHashes,
+    /// The raw `info` dictionary, of which `id` is the hash.
+    pub info: Arc<[u8]>,
     /// Its files in torrent order.
     pub files: Vec<File>,
     /// Announce URLs in tiers (BEP 12).
@@ -58,16 +61,9 @@ impl Metainfo {
         let keys = ["announce", "announce-list", "url-list", "comment", "comment.utf-8", "created by", "creation date"];
         let ([announce, tiers, urls, comment, comment_utf8, created_by, date], _) =
             pick(root, keys).ok_or(MetainfoError::NoInfo)?;
-        let content = Content::read(info)?;
+        let meta = Self::of(info)?;
         Ok(Self {
-            web_seeds: addresses::web_seeds(urls, content.files.len() > 1),
-            id: content.id,
-            name: content.name,
-            single_file: content.single_file,
-            geometry: content.geometry,
-            piece_hashes: content.piece_hashes,
-            files: content.files,
-            private: content.private,
+            web_seeds: addresses::web_seeds(urls, meta.files.len() > 1),
             trackers: addresses::trackers(announce, tiers),
             comment: comment_utf8.or(comment).and_then(text),
             created_by: created_by.and_then(text),
@@ -75,7 +71,20 @@ impl Metainfo {
                 .and_then(Node::int)
                 .map(|date| if date < YEAR_10000 { date } else { date / 1000 })
                 .filter(|date| (0..YEAR_10000).contains(date)),
+            ..meta
         })
+    }
+
+    /// Reads a raw `info` dictionary by itself, as [`Metainfo::info`] has it: no trackers, no web seeds.
+    ///
+    /// # Errors
+    /// Those of [`Metainfo::parse`].
+    pub fn parse_info(bytes: &[u8]) -> Result<Self, MetainfoError> {
+        let info = Self::root(bytes)?;
+        if info.entries().is_none() {
+            return Err(MetainfoError::NoInfo);
+        }
+        Self::of(info)
     }
 
     /// The one value of the file. A newline may follow it.
@@ -95,19 +104,9 @@ impl Metainfo {
     }
 }
 
-/// What the `info` dictionary says.
-struct Content {
-    id: TorrentId,
-    name: String,
-    single_file: bool,
-    geometry: Geometry,
-    piece_hashes: PieceHashes,
-    files: Vec<File>,
-    private: bool,
-}
-
-impl Content {
-    fn read(info: Node<'_>) -> Result<Self, MetainfoError> {
+impl Metainfo {
+    /// What the `info` dictionary says.
+    fn of(info: Node<'_>) -> Result<Self, MetainfoError> {
         let keys = [
             "name",
             "name.utf-8",
@@ -165,14 +164,22 @@ impl Content {
             }
         }
         let v2 = (version == Some(2)).then(|| InfoHashV2::of(info.raw()));
+        let raw: Arc<[u8]> = info.raw().into();
+        let start = hashes.as_ptr().addr() - info.raw().as_ptr().addr();
         Ok(Self {
             id: TorrentId { v1: Some(InfoHash::of(info.raw())), v2 },
             name,
             single_file,
             geometry,
-            piece_hashes: PieceHashes(hashes.into()),
+            piece_hashes: PieceHashes { info: Arc::clone(&raw), at: start..start + hashes.len() },
+            info: raw,
             files,
+            trackers: Vec::new(),
+            web_seeds: Vec::new(),
             private: private.and_then(Node::int).is_some_and(|flag| flag != 0),
+            comment: None,
+            created_by: None,
+            creation_date: None,
         })
     }
 }
@@ -218,15 +225,25 @@ fn text(node: Node<'_>) -> Option<String> {
     node.bytes().map(|bytes| String::from_utf8_lossy(bytes).into_owned())
 }
 
-/// One SHA-1 per piece.
+/// One SHA-1 per piece: a part of the `info` dictionary, which may have 40 MiB of them.
 #[derive(Clone, Debug)]
-pub struct PieceHashes(pub(crate) Box<[u8]>);
+pub struct PieceHashes {
+    info: Arc<[u8]>,
+    at: Range<usize>,
+}
 
 impl PieceHashes {
     /// The hash of a piece.
     #[must_use]
     pub fn get(&self, piece: PieceIndex) -> Option<&[u8; 20]> {
-        self.0.as_chunks().0.get(piece.0 as usize)
+        self.info.get(self.at.clone())?.as_chunks().0.get(piece.0 as usize)
+    }
+}
+
+#[cfg(test)]
+impl From<Vec<u8>> for PieceHashes {
+    fn from(hashes: Vec<u8>) -> Self {
+        Self { at: 0..hashes.len(), info: hashes.into() }
     }
 }
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::metainfo::{File, Geometry, InfoHash, PieceHashes};
+use crate::metainfo::{File, Geometry, InfoHash};
 
 fn torrent(id: u8, name: &str, files: &[(&str, u64)]) -> Arc<Metainfo> {
     let mut offset = 0;
@@ -14,7 +14,8 @@ fn torrent(id: u8, name: &str, files: &[(&str, u64)]) -> Arc<Metainfo> {
         name: name.to_owned(),
         single_file: false,
         geometry: Geometry::new(offset.max(1), 16384).expect("sizes are fine"),
-        piece_hashes: PieceHashes(Box::default()),
+        piece_hashes: Vec::new().into(),
+        info: Arc::default(),
         files,
         trackers: Vec::new(),
         web_seeds: Vec::new(),

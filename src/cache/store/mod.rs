@@ -1,0 +1,721 @@
+//! The disk store: verified pieces of all torrents in one directory, bounded over all of them, the least recently used
+//! ones first to go. A torrent has a directory that is named by its info-hash:
+//!
+//! ```text
+//! info     the raw info dictionary, of which the name is the hash
+//! index    which pieces are there and when each was used last (checksummed, replaced as a whole)
+//! sums     CRC32C of every 16 KiB, written after the bytes
+//! small    the bytes of all files below 1 MiB
+//! 0 1 …    a file of 1 MiB or more each, sparse
+//! ```
+//!
+//! Nothing that lies there is believed: bytes are used only if their checksum is right, and after an unclean stop, or
+//! where a checksum is wrong, only if the piece passes its hash. A disk that is full makes the store smaller, one that
+//! fails turns it off; a read never fails for it.
+
+mod clock;
+mod disk;
+mod entry;
+mod index;
+mod layout;
+mod oldest;
+mod open;
+#[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "the sizes of a test are small")]
+mod tests;
+
+use std::fs::File;
+use std::io;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lru::LruCache;
+
+use super::verified::Verified;
+use super::{Filled, PieceBuf, Place, Pool};
+use crate::metainfo::{BLOCK_LENGTH, Metainfo, PieceIndex};
+use clock::Clock;
+pub use entry::{Entry, Pin};
+use entry::{INDEX, INFO, SUMS};
+use layout::FileNumber;
+use oldest::Oldest;
+
+/// Files that are kept open: with `ulimit -n 256` there must be room for peers.
+const OPEN_FILES: NonZeroUsize = NonZeroUsize::new(48).expect("not 0");
+/// Failures of the disk after which it is left alone.
+const FAILURES: u32 = 3;
+/// What a piece may take beyond its bytes: ends of blocks in two or more files, checksums, the file system's own lists.
+const SLACK: u64 = 64 << 10;
+/// Bytes that are read or written at a time.
+const CHUNK: usize = 256 << 10;
+const BLOCK: usize = BLOCK_LENGTH as usize;
+
+/// Verified pieces on disk, of all torrents. Shared by all threads.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    root: OwnedFd,
+    /// Held while the process lives.
+    _lock: File,
+    /// Bytes that it may take: `size`, and less while the disk is full.
+    size: u64,
+    limit: AtomicU64,
+    /// The unit in which the file system gives and takes, bytes.
+    unit: u64,
+    clock: Clock,
+    allocated: AtomicU64,
+    failures: AtomicU32,
+    full: AtomicBool,
+    open: Mutex<LruCache<(u32, Name, bool), Arc<File>>>,
+    serials: AtomicU32,
+    /// Whatever changes the directory holds it.
+    ledger: Mutex<Ledger>,
+}
+
+/// A file of an entry that is kept open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Name {
+    Data(FileNumber),
+    Sums,
+}
+
+impl Name {
+    fn text(self) -> String {
+        match self {
+            Self::Data(file) => file.name(),
+            Self::Sums => SUMS.to_owned(),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Ledger {
+    /// Directories that nobody has looked into yet.
+    unread: Vec<[u8; 20]>,
+    entries: Vec<Arc<Entry>>,
+    oldest: Oldest,
+}
+
+/// Why bytes cannot be had from the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The disk would have to be waited for.
+    WouldBlock,
+    /// The piece is to be hashed first: [`Store::load`].
+    Suspect,
+    /// It is not there.
+    Absent,
+}
+
+/// What became of room that was asked for.
+#[derive(Debug)]
+pub enum Room {
+    /// There is enough.
+    Enough,
+    /// This piece has to go, to be forgotten by [`Store::forget`]; then ask again.
+    Victim(Arc<Entry>, PieceIndex),
+    /// Nothing more can go.
+    Full,
+}
+
+/// What became of a piece that was to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// It is in the store.
+    Stored,
+    /// The disk is full.
+    Full,
+    /// The disk fails.
+    Failed,
+}
+
+/// Bytes of a piece that have passed their checksums, in a buffer of the caller's.
+#[derive(Debug)]
+pub struct Checked<B> {
+    buffer: B,
+    at: Range<usize>,
+}
+
+impl<B: AsRef<[u8]>> Checked<B> {
+    /// The bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        self.buffer.as_ref().get(self.at.clone()).unwrap_or_default()
+    }
+}
+
+impl Store {
+    /// Bytes that it takes now.
+    #[must_use]
+    pub fn allocated(&self) -> u64 {
+        self.allocated.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that it may take.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Its directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// True if the disk failed so often that it is left alone.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        self.failures.load(Ordering::Relaxed) >= FAILURES
+    }
+
+    /// True if the piece can be read.
+    #[must_use]
+    pub fn holds(&self, entry: &Entry, piece: PieceIndex) -> bool {
+        entry.holds(piece) && !self.is_off()
+    }
+
+    /// The piece was used: others go before it.
+    pub fn touch(&self, entry: &Entry, piece: PieceIndex) {
+        entry.touch(piece, self.clock.now());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads bytes of a piece, as offsets in it, and compares them with their checksums. `buffer` makes room for so many
+    /// bytes. With `wait` false it never waits for the disk.
+    ///
+    /// # Errors
+    /// A [`Fault`].
+    pub fn read<B: AsRef<[u8]> + AsMut<[u8]>>(
+        &self,
+        entry: &Entry,
+        piece: PieceIndex,
+        range: Range<u32>,
+        wait: bool,
+        buffer: impl FnOnce(usize) -> B,
+    ) -> Result<Checked<B>, Fault> {
+        if !self.holds(entry, piece) {
+            return Err(Fault::Absent);
+        }
+        if entry.is_suspect(piece) {
+            return Err(Fault::Suspect);
+        }
+        let length = entry.layout.geometry.piece_length(piece);
+        let start = range.start / BLOCK_LENGTH * BLOCK_LENGTH;
+        let end = range.end.checked_next_multiple_of(BLOCK_LENGTH).map_or(length, |end| end.min(length));
+        if range.start >= range.end || end < range.end {
+            return Err(Fault::Absent);
+        }
+        let mut buffer = buffer((end - start) as usize);
+        let Some(out) = buffer.as_mut().get_mut(..(end - start) as usize) else { return Err(Fault::Absent) };
+        match self.read_blocks(entry, piece, start..end, wait, out) {
+            Ok(true) => {}
+            // It left meanwhile, or it is not what it was.
+            Ok(false) => return Err(if entry.holds(piece) { self.doubt(entry, piece) } else { Fault::Absent }),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(Fault::WouldBlock),
+            Err(error) => return Err(self.unreadable(entry, piece, &error)),
+        }
+        Ok(Checked { buffer, at: (range.start - start) as usize..(range.end - start) as usize })
+    }
+
+    fn doubt(&self, entry: &Entry, piece: PieceIndex) -> Fault {
+        tracing::debug!(piece = piece.0, "a checksum of the store is wrong");
+        entry.suspect(piece);
+        self.close_files(entry);
+        Fault::Suspect
+    }
+
+    /// A file is missing or cut short, which its hash will tell, or the disk fails.
+    fn unreadable(&self, entry: &Entry, piece: PieceIndex, error: &io::Error) -> Fault {
+        if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) {
+            return self.doubt(entry, piece);
+        }
+        self.failed("read", error);
+        self.forget(entry, piece);
+        Fault::Absent
+    }
+
+    /// True if the blocks of a piece are what they were.
+    fn read_blocks(
+        &self,
+        entry: &Entry,
+        piece: PieceIndex,
+        range: Range<u32>,
+        wait: bool,
+        out: &mut [u8],
+    ) -> io::Result<bool> {
+        let blocks = out.len().div_ceil(BLOCK);
+        // The sums of a megabyte lie on the stack.
+        let (mut few, mut many) = ([0; 4 * 64], Vec::new());
+        let sums = match few.get_mut(..4 * blocks) {
+            Some(few) => few,
+            None => {
+                many.resize(4 * blocks, 0);
+                &mut many[..]
+            }
+        };
+        let at = entry.sums(piece).start + 4 * u64::from(range.start / BLOCK_LENGTH);
+        self.read_file(entry, Name::Sums, at, wait, sums)?;
+        let begin = entry.layout.piece_bytes(piece).start;
+        for span in entry.layout.spans(begin + u64::from(range.start)..begin + u64::from(range.end)) {
+            let part = out.get_mut(span.part).ok_or(io::ErrorKind::InvalidInput)?;
+            match span.file {
+                Some((file, at)) => self.read_file(entry, Name::Data(file), at, wait, part)?,
+                None => part.fill(0),
+            }
+        }
+        let sums = sums.as_chunks::<4>().0;
+        Ok(out.chunks(BLOCK).zip(sums).all(|(block, sum)| sum_of(block).to_le_bytes() == *sum))
+    }
+
+    fn read_file(&self, entry: &Entry, name: Name, at: u64, wait: bool, out: &mut [u8]) -> io::Result<()> {
+        if wait {
+            use std::os::unix::fs::FileExt;
+            return self.file(entry, name, false)?.read_exact_at(out, at);
+        }
+        let open = self.lock_open().get(&(entry.serial, name, false)).map(Arc::clone);
+        let file = open.ok_or(io::ErrorKind::WouldBlock)?;
+        let length = out.len();
+        let slices = &mut [io::IoSliceMut::new(out)];
+        // Errors too, of file systems that know no NOWAIT among them: who waits will see.
+        match rustix::io::preadv2(&*file, slices, at, rustix::io::ReadWriteFlags::NOWAIT) {
+            Ok(read) if read == length => Ok(()),
+            _ => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    /// A file of an entry, from those that are open; made if it is to be written and is not there.
+    fn file(&self, entry: &Entry, name: Name, write: bool) -> io::Result<Arc<File>> {
+        let key = (entry.serial, name, write);
+        if let Some(file) = self.lock_open().get(&key) {
+            return Ok(Arc::clone(file));
+        }
+        let dir = entry.dir.get().ok_or(io::ErrorKind::NotFound)?;
+        let text = name.text();
+        let file = Arc::new(if write { disk::create(dir, &text)? } else { disk::open(dir, &text)? });
+        let oldest = self.lock_open().push(key, Arc::clone(&file));
+        drop(oldest); // closed outside the lock
+        Ok(file)
+    }
+
+    fn lock_open(&self) -> MutexGuard<'_, LruCache<(u32, Name, bool), Arc<File>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Files that are open may not be those that are there now.
+    fn close_files(&self, entry: &Entry) {
+        let mut open = self.lock_open();
+        let keys: Vec<_> = open.iter().map(|(key, _)| *key).filter(|key| key.0 == entry.serial).collect();
+        let closed: Vec<_> = keys.iter().filter_map(|key| open.pop(key)).collect();
+        drop(open);
+        drop(closed);
+    }
+
+    /// Reads a piece and hashes it; it may wait for the disk. One that does not pass is forgotten.
+    ///
+    /// # Errors
+    /// [`Fault::Absent`].
+    pub fn load(
+        &self,
+        entry: &Entry,
+        piece: PieceIndex,
+        hash: &[u8; 20],
+        place: &Place,
+        pool: &Arc<Pool>,
+    ) -> Result<Verified, Fault> {
+        if !self.holds(entry, piece) {
+            return Err(Fault::Absent);
+        }
+        match self.read_whole(entry, piece, hash, place, pool) {
+            Ok(Some(verified)) => {
+                if !entry.is_suspect(piece) {
+                    entry.hashed(piece);
+                } else if self.repair(entry, piece, &verified).is_err() {
+                    // Good for this read, and to be looked at once more the next time.
+                    tracing::debug!(piece = piece.0, "the checksums of a piece cannot be written");
+                }
+                Ok(verified)
+            }
+            Ok(None) => {
+                tracing::warn!("{}: piece {} of {} is damaged: it is fetched again", self.path.display(), piece.0, Hex(&entry.id));
+                self.forget(entry, piece);
+                Err(Fault::Absent)
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => {
+                self.close_files(entry);
+                self.forget(entry, piece);
+                Err(Fault::Absent)
+            }
+            Err(error) => {
+                self.failed("read", &error);
+                self.forget(entry, piece);
+                Err(Fault::Absent)
+            }
+        }
+    }
+
+    /// The piece, if it passes its hash.
+    fn read_whole(
+        &self,
+        entry: &Entry,
+        piece: PieceIndex,
+        hash: &[u8; 20],
+        place: &Place,
+        pool: &Arc<Pool>,
+    ) -> io::Result<Option<Verified>> {
+        let length = entry.layout.geometry.piece_length(piece);
+        let buffer = PieceBuf::new(length, *hash, place, pool)?;
+        let mut chunk = vec![0; CHUNK.min(length as usize)];
+        let start = entry.layout.piece_bytes(piece).start;
+        let mut at = 0;
+        while at < length {
+            let step = chunk.len().min((length - at) as usize);
+            let chunk = &mut chunk[..step];
+            let end = at + u32::try_from(step).unwrap_or(u32::MAX);
+            for span in entry.layout.spans(start + u64::from(at)..start + u64::from(end)) {
+                let part = chunk.get_mut(span.part).ok_or(io::ErrorKind::InvalidInput)?;
+                match span.file {
+                    Some((file, at)) => self.read_file(entry, Name::Data(file), at, true, part)?,
+                    None => part.fill(0),
+                }
+            }
+            for (begin, block) in (at..end).step_by(BLOCK).zip(chunk.chunks(BLOCK)) {
+                if let Filled::Done(verified) = buffer.fill(begin, block)? {
+                    return Ok(Some(verified));
+                }
+            }
+            at = end;
+        }
+        Ok(None)
+    }
+
+    /// The piece is right, its checksums may not be.
+    fn repair(&self, entry: &Entry, piece: PieceIndex, verified: &Verified) -> io::Result<()> {
+        let _ledger = self.lock();
+        if entry.holds(piece) {
+            self.write_sums(entry, piece, verified)?;
+            entry.hashed(piece);
+        }
+        Ok(())
+    }
+
+    /// The disk did not do what it should.
+    fn failed(&self, what: &str, error: &io::Error) {
+        let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
+        let path = self.path.display();
+        if failures < FAILURES {
+            tracing::warn!("{path}: cannot {what}: {error}; what it had is fetched again");
+        } else if failures == FAILURES {
+            tracing::warn!("{path}: cannot {what}: {error}; after {FAILURES} failures pieces are kept in memory only");
+        }
+    }
+
+    /// The disk has no room for what it should take: the store may not be larger than it is.
+    fn shrink(&self, error: &io::Error) {
+        let now = self.allocated();
+        self.limit.store(now - now / 16, Ordering::Relaxed);
+        if !self.full.swap(true, Ordering::Relaxed) {
+            tracing::warn!("{}: {error}; it keeps less, and reads go on", self.path.display());
+        }
+    }
+
+    /// Looks whether so many bytes more would fit. A piece of a torrent of this session that has to go is named; those of
+    /// other torrents go at once.
+    pub fn room(&self, bytes: u64) -> Room {
+        let bytes = bytes.saturating_add(SLACK);
+        let mut ledger = self.lock();
+        loop {
+            let limit = self.limit.load(Ordering::Relaxed);
+            if self.allocated().saturating_add(bytes) <= limit {
+                return Room::Enough;
+            }
+            // What can never fit pushes nothing out.
+            if bytes > self.size || self.is_off() {
+                return Room::Full;
+            }
+            let Some((entry, piece)) = self.next_victim(&mut ledger) else {
+                // What is left of torrents whose pieces are gone.
+                let unused = |entry: &&Arc<Entry>| !entry.in_use.load(Ordering::Relaxed);
+                let Some(entry) = ledger.entries.iter().find(unused).cloned() else { return Room::Full };
+                self.drop_entry(&mut ledger, &entry);
+                continue;
+            };
+            if entry.in_use.load(Ordering::Relaxed) {
+                return Room::Victim(entry, piece);
+            }
+            self.take(&entry, piece);
+            if entry.held().next().is_none() {
+                self.drop_entry(&mut ledger, &entry);
+            }
+        }
+    }
+
+    fn next_victim(&self, ledger: &mut Ledger) -> Option<(Arc<Entry>, PieceIndex)> {
+        let current = |found: &oldest::Found| found.entry.tick(found.piece) == Some(found.tick);
+        for _ in 0..2 {
+            while let Some(found) = ledger.oldest.pop() {
+                if current(&found) && !found.entry.is_pinned(found.piece) {
+                    return Some((found.entry, found.piece));
+                }
+            }
+            self.read_all(ledger);
+            ledger.oldest = Oldest::of(&ledger.entries);
+        }
+        None
+    }
+
+    /// Drops a piece, if it is there.
+    pub fn forget(&self, entry: &Entry, piece: PieceIndex) {
+        let _ledger = self.lock();
+        self.take(entry, piece);
+    }
+
+    /// With the ledger held.
+    fn take(&self, entry: &Entry, piece: PieceIndex) {
+        if !entry.holds(piece) {
+            return;
+        }
+        if let Err(error) = self.prepare(entry) {
+            self.failed("write", &error);
+        }
+        if entry.take(piece)
+            && let Err(error) = self.erase(entry, piece.0..piece.0 + 1)
+        {
+            if matches!(error.kind(), io::ErrorKind::NotFound) {
+                self.close_files(entry);
+            } else {
+                self.failed("free space", &error);
+            }
+        }
+    }
+
+    /// Gives back what a run of pieces that are not there takes on the disk: the checksums first, so that a crash in
+    /// between does not leave pieces that seem to be there.
+    fn erase(&self, entry: &Entry, pieces: Range<u32>) -> io::Result<()> {
+        let (first, last) = (PieceIndex(pieces.start), PieceIndex(pieces.end.saturating_sub(1)));
+        let unit = self.unit;
+        let widen = |range: &Range<u64>| range.start / unit * unit..range.end.next_multiple_of(unit);
+        let sums = entry.sums(first).start..entry.sums(last).end;
+        let wide = widen(&sums);
+        let free = |range: Range<u64>| !entry.any_sums_in(range, |other| entry.holds(other));
+        let sums = if free(wide.start..sums.start) { wide.start } else { sums.start }
+            ..if free(sums.end..wide.end) { wide.end } else { sums.end };
+        self.punch(entry, Name::Sums, sums)?;
+        for span in entry.layout.spans(entry.layout.piece_bytes(first).start..entry.layout.piece_bytes(last).end) {
+            let Some((file, at)) = span.file else { continue };
+            let range = at..at + (span.part.end - span.part.start) as u64;
+            let wide = widen(&range);
+            let free = |range: Range<u64>| !entry.layout.any_in(file, range, |other| entry.holds(other));
+            let range = if free(wide.start..range.start) { wide.start } else { range.start }
+                ..if free(range.end..wide.end) { wide.end } else { range.end };
+            self.punch(entry, Name::Data(file), range)?;
+        }
+        Ok(())
+    }
+
+    fn punch(&self, entry: &Entry, name: Name, range: Range<u64>) -> io::Result<()> {
+        let file = match self.file_if_there(entry, name)? {
+            Some(file) => file,
+            None => return Ok(()),
+        };
+        self.counted(entry, &file, || disk::punch(&file, range.start, range.end - range.start))
+    }
+
+    /// A file to write to, if it is there.
+    fn file_if_there(&self, entry: &Entry, name: Name) -> io::Result<Option<Arc<File>>> {
+        match entry.dir.get().map(|dir| disk::open(dir, &name.text())) {
+            None => Ok(None),
+            Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Some(Err(error)) => Err(error),
+            Some(Ok(_)) => self.file(entry, name, true).map(Some),
+        }
+    }
+
+    /// Counts what a change to a file takes or gives back.
+    fn counted<T>(&self, entry: &Entry, file: &File, change: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        let before = disk::allocated(file)?;
+        let result = change();
+        let after = disk::allocated(file)?;
+        self.count(entry, before, after);
+        result
+    }
+
+    fn count(&self, entry: &Entry, before: u64, after: u64) {
+        for counter in [&entry.allocated, &self.allocated] {
+            let change = |now: u64| Some(now.saturating_add(after).saturating_sub(before));
+            let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, change);
+        }
+    }
+
+    /// Counts a directory anew.
+    fn recount(&self, entry: &Entry) {
+        if let Some(Ok(now)) = entry.dir.get().map(disk::allocated_in) {
+            let before = entry.allocated.load(Ordering::Relaxed);
+            self.count(entry, before, now);
+        }
+    }
+
+    /// Before the first change: the directory, whose index says from now on that its files may be anything.
+    fn prepare(&self, entry: &Entry) -> io::Result<()> {
+        if entry.dirty.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let Some(dir) = entry.dir.get() else { return Err(io::ErrorKind::NotFound.into()) };
+        let index = entry.index(false, &self.clock, (0, 0));
+        disk::replace(dir, INDEX, &index.encode(&entry.id, &entry.layout.geometry), false)?;
+        entry.dirty.store(true, Ordering::Relaxed);
+        self.recount(entry);
+        Ok(())
+    }
+
+    /// Makes the directory of a torrent that has none yet.
+    fn make_dir(&self, entry: &Entry, info: &[u8]) -> io::Result<()> {
+        if entry.dir.get().is_some() {
+            return Ok(());
+        }
+        let dir = disk::make_dir(&self.root, &Hex(&entry.id).to_string())?;
+        disk::replace(&dir, INFO, info, false)?;
+        let _ = entry.dir.set(dir);
+        Ok(())
+    }
+
+    /// Writes a piece, for which there is [`Store::room`].
+    pub fn write(&self, entry: &Entry, meta: &Metainfo, piece: PieceIndex, verified: &Verified) -> Put {
+        let _ledger = self.lock();
+        if self.is_off() {
+            return Put::Failed;
+        }
+        if entry.holds(piece) {
+            return Put::Stored;
+        }
+        let written = self
+            .make_dir(entry, &meta.info)
+            .and_then(|()| self.prepare(entry))
+            .and_then(|()| self.write_piece(entry, piece, verified));
+        match written {
+            Ok(()) => {
+                entry.put(piece, self.clock.now());
+                Put::Stored
+            }
+            Err(error) => {
+                if let Err(error) = self.erase(entry, piece.0..piece.0 + 1) {
+                    tracing::debug!("{}: a part of a piece stays: {error}", self.path.display());
+                }
+                if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+                    self.shrink(&error);
+                    return Put::Full;
+                }
+                self.close_files(entry);
+                self.failed("write", &error);
+                Put::Failed
+            }
+        }
+    }
+
+    fn write_piece(&self, entry: &Entry, piece: PieceIndex, verified: &Verified) -> io::Result<()> {
+        for span in entry.layout.spans(entry.layout.piece_bytes(piece)) {
+            let Some((file, mut at)) = span.file else { continue };
+            let file = self.file(entry, Name::Data(file), true)?;
+            let start = u32::try_from(span.part.start).unwrap_or(u32::MAX);
+            let end = u32::try_from(span.part.end).unwrap_or(u32::MAX);
+            let mut result = Ok(());
+            self.counted(entry, &file, || {
+                verified.scan(start..end, |bytes| {
+                    if result.is_ok() {
+                        result = disk::write(&file, bytes, at);
+                        at += bytes.len() as u64;
+                    }
+                })
+            })?;
+            result?;
+        }
+        self.write_sums(entry, piece, verified)
+    }
+
+    fn write_sums(&self, entry: &Entry, piece: PieceIndex, verified: &Verified) -> io::Result<()> {
+        let mut sums = Vec::with_capacity(4 * entry.layout.geometry.blocks(piece) as usize);
+        for begin in (0..verified.len()).step_by(BLOCK) {
+            let block = begin..verified.len().min(begin.saturating_add(BLOCK_LENGTH));
+            verified.scan(block, |bytes| sums.extend_from_slice(&sum_of(bytes).to_le_bytes()))?;
+        }
+        let file = self.file(entry, Name::Sums, true)?;
+        self.counted(entry, &file, || disk::write(&file, &sums, entry.sums(piece).start))
+    }
+
+    /// Puts on the disk what would be lost: when pieces were used, and what was received and sent in this session. At the
+    /// end (`last`), everything is where the index says.
+    pub fn save(&self, entry: &Entry, meta: &Metainfo, session: (u64, u64), last: bool) {
+        let _ledger = self.lock();
+        let changed = entry.dirty.load(Ordering::Relaxed) || session != (0, 0);
+        if !changed || self.is_off() {
+            return;
+        }
+        let geometry = &entry.layout.geometry;
+        let saved = self.make_dir(entry, &meta.info).and_then(|()| {
+            let dir = entry.dir.get().ok_or(io::ErrorKind::NotFound)?;
+            let index = entry.index(last, &self.clock, session);
+            disk::replace(dir, INDEX, &index.encode(&entry.id, geometry), last)
+        });
+        match saved {
+            Ok(()) => entry.dirty.store(!last, Ordering::Relaxed),
+            Err(error) => tracing::warn!("{}: the index cannot be written: {error}", self.path.display()),
+        }
+        self.recount(entry);
+    }
+
+    /// Grows again if the disk has room again.
+    pub fn regrow(&self) {
+        if self.full.load(Ordering::Relaxed)
+            && let Ok(limit) = open::limit(&self.root, self.size, self.allocated())
+            && limit > self.allocated().saturating_add(CHUNK as u64 * 64)
+        {
+            self.limit.store(limit, Ordering::Relaxed);
+            self.full.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// A file of the torrent that the kernel may read by itself: it has a file of the store to itself, is whole, and all
+    /// of it passed its hash in this process. What is kept for the kernel is half of the store at the most.
+    #[must_use]
+    pub fn backing(&self, entry: &Arc<Entry>, bytes: &Range<u64>) -> Option<(File, Pin)> {
+        let number = entry.layout.file_of(bytes)?;
+        let pieces = entry.layout.geometry.covering(bytes.clone())?;
+        let ledger = self.lock();
+        let whole = |piece| entry.holds(PieceIndex(piece)) && entry.is_hashed(PieceIndex(piece));
+        if self.is_off() || !pieces.clone().all(whole) {
+            return None;
+        }
+        let file = disk::open(entry.dir.get()?, &number.name()).ok()?;
+        let length = bytes.end - bytes.start;
+        if file.metadata().ok()?.len() != length || !self.may_pin(&ledger, length) {
+            return None;
+        }
+        Some((file, entry.pin(pieces)))
+    }
+
+    fn may_pin(&self, ledger: &Ledger, bytes: u64) -> bool {
+        let pinned: u64 = ledger.entries.iter().map(|entry| entry.pinned_bytes()).sum();
+        pinned.saturating_add(bytes) <= self.size / 2
+    }
+}
+
+/// A checksum that is never 0, which stands for a block that is not there.
+fn sum_of(block: &[u8]) -> u32 {
+    crc32c::crc32c(block).max(1)
+}
+
+/// An info-hash as a name.
+struct Hex<'a>(&'a [u8; 20]);
+
+impl std::fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
