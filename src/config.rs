@@ -27,9 +27,10 @@ pub struct Config {
     pub peers: Vec<SocketAddr>,
     /// Bytes of verified and unfinished pieces held in memory. Default 256 MiB: a minute of 4K video.
     pub memory: u64,
-    /// Where the disk store lives. Not built yet.
+    /// Where the disk store lives; none keeps pieces in memory only. Default none; `mount` uses the user's cache directory.
     pub cache_dir: Option<PathBuf>,
-    /// Bytes that the disk store may allocate. Default 20 GiB. Not built yet.
+    /// Bytes that the disk store may allocate over all torrents, and never more than half of what is free at the start.
+    /// Default 20 GiB; 0 is no disk store.
     pub cache_size: u64,
     /// A copy in the user's own layout (`seed`).
     pub data: Option<PathBuf>,

@@ -118,6 +118,7 @@ async fn mount(
     let mut ending = Ending::watch()?;
     // Before any tracker hears of us.
     fs::check(mountpoint, options)?;
+    refuse_inside(mountpoint, config.cache_dir.as_deref().filter(|_| config.cache_size > 0))?;
     let session = Session::start(config)?;
     let torrents = metas
         .into_iter()
@@ -145,6 +146,22 @@ async fn mount(
     tokio::select! {
         () = end => {}
         () = ending.signal() => {}
+    }
+    Ok(())
+}
+
+/// Refuses a cache below the mountpoint: the mount would hide it, and to read it would be to read the mount.
+fn refuse_inside(mountpoint: &Path, cache_dir: Option<&Path>) -> Result<(), Error> {
+    let Some(dir) = cache_dir else { return Ok(()) };
+    let real = |path: &Path| {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        // What is not there yet lies where the part of the path that is there leads to.
+        let there = path.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
+        there.map_or_else(|| path.clone(), |(above, real)| real.join(path.strip_prefix(above).unwrap_or(Path::new(""))))
+    };
+    if real(dir).starts_with(real(mountpoint)) {
+        let reason = "it lies below the mountpoint; choose another with --cache-dir".into();
+        return Err(Error::Cache { path: dir.to_owned(), reason });
     }
     Ok(())
 }

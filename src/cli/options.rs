@@ -54,10 +54,12 @@ pub(crate) struct Storage {
     /// Memory for pieces (KiB, MiB, GiB)
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = values::memory)]
     memory: u64,
-    /// Keep pieces in this directory (not built yet)
+    /// Keep pieces in this directory, for the next time too
+    /// [default: $XDG_CACHE_HOME/swarmfs or ~/.cache/swarmfs]
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
-    /// Bytes that the cache directory may take (not built yet)
+    /// What the cache directory may take over all torrents, and never more than half of what is free (KiB, MiB, GiB); 0
+    /// keeps pieces in memory only
     #[arg(long, value_name = "SIZE", default_value = "20GiB", value_parser = values::size)]
     cache_size: u64,
     /// Use and fill a copy in its usual layout (not built yet)
@@ -111,7 +113,6 @@ impl Storage {
     /// These options over `config`.
     pub(crate) fn apply(&self, config: Config) -> Config {
         for (given, option) in [
-            (self.cache_dir.is_some(), "--cache-dir is not built yet: pieces are kept in memory only"),
             (self.data.is_some(), "--data is not built yet for a mount: pieces are kept in memory only"),
             (self.http.is_some(), "--http is not built yet: nothing is served there"),
         ] {
@@ -121,7 +122,7 @@ impl Storage {
         }
         Config {
             memory: self.memory,
-            cache_dir: self.cache_dir.clone(),
+            cache_dir: self.cache_dir.clone().or_else(default_cache_dir),
             cache_size: self.cache_size,
             data: self.data.clone(),
             fill: match self.fill {
@@ -133,4 +134,11 @@ impl Storage {
             ..config
         }
     }
+}
+
+/// `$XDG_CACHE_HOME/swarmfs`, else `~/.cache/swarmfs`; none if there is neither.
+pub(crate) fn default_cache_dir() -> Option<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
+    base.map(|base| base.join("swarmfs"))
 }

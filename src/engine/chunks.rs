@@ -1,4 +1,4 @@
-//! Memory for blocks that were read from a copy and wait for a socket: reused, and bounded over all peers, so that many
+//! Memory for bytes that were read from a disk and wait for a socket or a reader: reused, and bounded over all peers, so that many
 //! who ask and do not read hold little.
 
 use std::ops::Range;
@@ -48,7 +48,7 @@ impl Chunks {
 
 /// Bytes that return to where they came from.
 #[derive(Debug)]
-pub(super) struct Chunk {
+pub struct Chunk {
     bytes: Vec<u8>,
     home: Arc<Chunks>,
 }
@@ -59,7 +59,16 @@ impl Chunk {
         self.bytes.get(range).unwrap_or_default()
     }
 
-    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+}
+
+impl AsRef<[u8]> for Chunk {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl AsMut<[u8]> for Chunk {
+    fn as_mut(&mut self) -> &mut [u8] {
         &mut self.bytes
     }
 }
@@ -84,7 +93,7 @@ mod tests {
     fn chunks_are_reused_and_counted() {
         let chunks = Arc::<Chunks>::default();
         let mut chunk = chunks.get(5 * BLOCK);
-        chunk.bytes_mut()[..2].copy_from_slice(b"ab");
+        chunk.as_mut()[..2].copy_from_slice(b"ab");
         assert_eq!((chunk.part(0..2), chunk.part(0..CHUNK + 1)), (&b"ab"[..], &b""[..]));
         drop(chunk);
         assert_eq!(chunks.get(CHUNK).part(0..2), b"ab", "it is the same one");

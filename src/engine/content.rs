@@ -3,7 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::cache::Verified;
+use super::chunks::Chunk;
+use crate::cache::{Checked, Verified};
 use crate::swarm::{HandleId, TorrentKey};
 
 /// The answer that a parked read waits for. Each is answered once, from any thread.
@@ -19,6 +20,8 @@ pub trait Reply: Send {
 pub enum Bytes {
     /// A part of one piece in memory, not copied.
     Piece(Arc<Verified>, Range<usize>),
+    /// A part of one piece in the disk store.
+    Stored(Checked<Chunk>),
     /// Gathered from several pieces or from a file.
     Copied(Vec<u8>),
 }
@@ -29,6 +32,7 @@ impl Bytes {
     pub fn as_slice(&self) -> &[u8] {
         match self {
             Self::Piece(piece, range) => piece.bytes().and_then(|b| b.get(range.clone())).unwrap_or_default(),
+            Self::Stored(bytes) => bytes.bytes(),
             Self::Copied(bytes) => bytes,
         }
     }

@@ -10,15 +10,18 @@ mod content;
 mod copy;
 pub mod discovery;
 mod handshake;
+mod keeper;
 mod listen;
 mod mounted;
 mod outbox;
 mod peer;
 mod reads;
 mod sending;
+mod serve;
 mod session;
 mod torrent;
 mod untold;
 
+pub use chunks::Chunk;
 pub use content::{Bytes, Content, Reply};
 pub use session::{AddOptions, LocalCopy, Session};

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::content::{Bytes, Content, Reply};
-use super::reads::{Parked, gather};
+use super::reads::Parked;
 use super::session::{Shared, close_all};
 use super::torrent::Torrent;
 use super::untold::Untold;
@@ -34,7 +34,7 @@ impl Content for SessionContent {
     fn at_hand(&self, torrent: TorrentKey, file: &Range<u64>) -> bool {
         let Some(torrent) = self.0.torrent(torrent) else { return false };
         let mut pieces = torrent.meta.geometry.pieces_of(file.clone());
-        file.end - file.start <= SMALL && pieces.all(|piece| self.0.cache.contains(torrent.key, piece))
+        file.end - file.start <= SMALL && pieces.all(|piece| self.0.cache.contains(torrent.key, piece) || torrent.kept(piece).is_some())
     }
 
     fn try_read(&self, torrent: TorrentKey, handle: HandleId, bytes: &Range<u64>) -> Option<Bytes> {
@@ -42,7 +42,7 @@ impl Content for SessionContent {
             return None;
         }
         let torrent = self.0.torrent(torrent)?;
-        let found = gather(&torrent.meta.geometry, bytes, |piece| torrent.find(piece)).ok()?;
+        let found = torrent.bytes_now(bytes).ok()?;
         let piece = torrent.meta.geometry.piece_at(bytes.end - 1);
         if let Some(told) = untold(&torrent, handle, |untold| untold.hit(bytes, piece)) {
             torrent.tell(Input::Hit(handle, told));

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::chunks::Chunk;
-use crate::cache::Verified;
+use crate::cache::{Checked, Verified};
 use crate::metainfo::Request;
 use crate::wire::{self, Message};
 
@@ -21,6 +21,7 @@ const KEEP: usize = 16 * 1024;
 pub(super) enum Payload {
     Piece(Arc<Verified>, Range<usize>),
     Chunk(Arc<Chunk>, Range<usize>),
+    Stored(Arc<Checked<Chunk>>, Range<usize>),
 }
 
 impl Payload {
@@ -28,6 +29,7 @@ impl Payload {
         match self {
             Self::Piece(piece, range) => piece.bytes().and_then(|b| b.get(range.clone())).unwrap_or_default(),
             Self::Chunk(chunk, range) => chunk.part(range.clone()),
+            Self::Stored(checked, range) => checked.bytes().get(range.clone()).unwrap_or_default(),
         }
     }
 }

@@ -11,7 +11,7 @@ fn request(length: u32) -> Request {
 fn block(fill: u8, length: u32) -> Payload {
     let length = length as usize;
     let mut chunk = Arc::<Chunks>::default().get(length);
-    chunk.bytes_mut().fill(fill);
+    chunk.as_mut().fill(fill);
     Payload::Chunk(Arc::new(chunk), 0..length)
 }
 

@@ -6,8 +6,9 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use super::chunks::Chunk;
 use super::content::{Bytes, Reply};
-use crate::cache::Verified;
+use crate::cache::{Checked, Verified};
 use crate::metainfo::{Geometry, PieceIndex};
 use crate::swarm::{HandleId, ReadId};
 
@@ -59,6 +60,16 @@ impl Reads {
         }
     }
 
+    /// The bytes of a parked read, and the pieces that have come for it.
+    pub(super) fn pinned(&self, id: ReadId) -> Option<(Range<u64>, BTreeMap<PieceIndex, Arc<Verified>>)> {
+        self.lock().get(&id).map(|read| (read.bytes.clone(), read.pieces.clone()))
+    }
+
+    /// What a parked read asked for, and until when.
+    pub(super) fn terms(&self, id: ReadId) -> Option<(HandleId, Range<u64>, Instant)> {
+        self.lock().get(&id).map(|read| (read.handle, read.bytes.clone(), read.deadline))
+    }
+
     /// The parked reads of a handle and the threads that wait in them.
     pub(super) fn readers(&self, handle: HandleId) -> Vec<(ReadId, u32)> {
         self.lock().iter().filter(|(_, r)| r.handle == handle).map(|(id, r)| (*id, r.pid)).collect()
@@ -69,27 +80,38 @@ impl Reads {
     }
 }
 
+/// Bytes of one piece.
+pub(super) enum Part {
+    /// The piece is in memory, or in a temporary file.
+    Piece(Arc<Verified>),
+    /// These bytes of it were in the disk store.
+    Stored(Checked<Chunk>),
+}
+
 /// Puts the bytes of a read together from its pieces.
 ///
 /// # Errors
-/// [`Missing`]: the first piece that `find` does not have, or one that cannot be read.
+/// [`Missing`]: what `find` says of the first piece that it cannot give, or one that cannot be read.
 pub(super) fn gather(
     geometry: &Geometry,
     bytes: &Range<u64>,
-    mut find: impl FnMut(PieceIndex) -> Option<Arc<Verified>>,
+    mut find: impl FnMut(PieceIndex, Range<u32>) -> Result<Part, Missing>,
 ) -> Result<Bytes, Missing> {
     let mut copied = Vec::new();
     for index in geometry.pieces_of(bytes.clone()) {
-        let piece = find(index).ok_or(Missing::Piece(index))?;
         let range = geometry.within(index, bytes);
         let span = range.start as usize..range.end as usize;
-        if copied.is_empty() && u64::from(range.end - range.start) == bytes.end - bytes.start && piece.bytes().is_some()
-        {
-            return Ok(Bytes::Piece(piece, span));
+        let all = u64::from(range.end - range.start) == bytes.end - bytes.start;
+        match find(index, range.clone())? {
+            Part::Piece(piece) if all && piece.bytes().is_some() => return Ok(Bytes::Piece(piece, span)),
+            Part::Stored(stored) if all => return Ok(Bytes::Stored(stored)),
+            Part::Piece(piece) => {
+                let at = copied.len();
+                copied.resize(at + span.len(), 0);
+                piece.read_at(range.start, &mut copied[at..]).map_err(Missing::Unreadable)?;
+            }
+            Part::Stored(stored) => copied.extend_from_slice(stored.bytes()),
         }
-        let at = copied.len();
-        copied.resize(at + span.len(), 0);
-        piece.read_at(range.start, &mut copied[at..]).map_err(Missing::Unreadable)?;
     }
     Ok(Bytes::Copied(copied))
 }
@@ -99,6 +121,8 @@ pub(super) fn gather(
 pub(super) enum Missing {
     /// This piece is not there.
     Piece(PieceIndex),
+    /// A disk would have to be waited for.
+    Later,
     /// A piece is there and cannot be read.
     Unreadable(io::Error),
 }

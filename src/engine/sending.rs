@@ -1,5 +1,5 @@
 //! What goes out to a peer: fetched from the swarm as far as the outbox has room and the rate limits allow, and the blocks
-//! among it from the cache or from the user's copy.
+//! among it from the cache, in memory or on disk, or from the user's copy.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tracing::{trace, warn};
 use super::chunks::{CHUNK, Chunk, SCARCE};
 use super::outbox::Payload;
 use super::peer::Peer;
-use crate::cache::Verified;
+use crate::cache::{Checked, Fault, Verified};
 use crate::metainfo::{BLOCK_LENGTH, Request};
 use crate::swarm::{Input, Outgoing, Room, Swarm, Waits};
 use crate::wire::PIECE_HEADER;
@@ -20,6 +20,25 @@ const BLOCK: usize = BLOCK_LENGTH as usize;
 const OUTBOX: usize = CHUNK + 16 * PIECE_HEADER;
 /// And so many more for messages: what we ask for does not wait until a full outbox has room.
 const MESSAGES: usize = 16 * 1024;
+
+/// Blocks that were read together.
+enum Run {
+    Copy(Arc<Chunk>),
+    Stored(Arc<Checked<Chunk>>),
+    /// In this piece, from this byte on.
+    Piece(Arc<Verified>, usize),
+}
+
+impl Run {
+    fn part(&self, range: Range<usize>) -> Payload {
+        match self {
+            Self::Copy(chunk) => Payload::Chunk(Arc::clone(chunk), range),
+            Self::Stored(checked) => Payload::Stored(Arc::clone(checked), range),
+            Self::Piece(piece, from) => Payload::Piece(Arc::clone(piece), from + range.start..from + range.end),
+        }
+    }
+}
+
 impl Peer {
     /// Takes from the swarm what there is for this peer.
     pub(super) fn pull(&mut self) {
@@ -126,8 +145,9 @@ impl Peer {
         begin..begin + u64::from(request.length)
     }
 
+    /// True if one read brings both.
     fn follows(&self, last: Request, next: Request) -> bool {
-        self.span(last).end == self.span(next).start
+        self.span(last).end == self.span(next).start && (last.piece == next.piece || self.torrent.data.is_some())
     }
 
     /// Queues a block of a piece that is in the cache.
@@ -137,7 +157,7 @@ impl Peer {
             return self.outbox.push_block(request, Payload::Piece(piece, span));
         }
         let mut chunk = self.torrent.shared.chunks.get(span.len());
-        match piece.read_at(request.begin, &mut chunk.bytes_mut()[..span.len()]) {
+        match piece.read_at(request.begin, &mut chunk.as_mut()[..span.len()]) {
             Ok(()) => self.outbox.push_block(request, Payload::Chunk(Arc::new(chunk), 0..span.len())),
             Err(_) => unserved.push(request),
         }
@@ -146,13 +166,12 @@ impl Peer {
     /// Queues blocks that lie one behind the other in the user's copy, and empties `run`.
     fn send_run(&mut self, run: &mut Vec<Request>, unserved: &mut Vec<Request>) {
         let (Some(&first), Some(&last)) = (run.first(), run.last()) else { return };
-        let span = self.span(first).start..self.span(last).end;
-        match self.read_copy(span) {
-            Some(chunk) => {
-                let (chunk, mut at) = (Arc::new(chunk), 0);
+        match self.read_run(first, last) {
+            Some(bytes) => {
+                let mut at = 0;
                 for request in run.drain(..) {
                     let end = at + request.length as usize;
-                    self.outbox.push_block(request, Payload::Chunk(Arc::clone(&chunk), at..end));
+                    self.outbox.push_block(request, bytes.part(at..end));
                     at = end;
                 }
             }
@@ -166,13 +185,36 @@ impl Peer {
         }
     }
 
+    /// The blocks from one to another that [`Peer::follows`] it; none if they cannot be read.
+    fn read_run(&self, first: Request, last: Request) -> Option<Run> {
+        if self.torrent.data.is_some() {
+            return self.read_copy(self.span(first).start..self.span(last).end).map(|chunk| Run::Copy(Arc::new(chunk)));
+        }
+        let (torrent, piece, range) = (&self.torrent, first.piece, first.begin..last.begin + last.length);
+        let (store, entry) = torrent.kept(piece)?;
+        let chunk = |length| torrent.shared.chunks.get(length);
+        // As for a copy.
+        let read = match store.read(entry, piece, range.clone(), false, chunk) {
+            Err(Fault::WouldBlock) => tokio::task::block_in_place(|| {
+                store.read_ahead(entry, piece, range.end);
+                store.read(entry, piece, range.clone(), true, chunk)
+            }),
+            read => read,
+        };
+        match read {
+            Ok(checked) => Some(Run::Stored(Arc::new(checked))),
+            Err(Fault::Suspect) => torrent.find(piece).map(|piece| Run::Piece(piece, first.begin as usize)),
+            Err(Fault::WouldBlock | Fault::Absent) => None,
+        }
+    }
+
     /// A part of the user's copy; none if it cannot be read.
     fn read_copy(&self, span: Range<u64>) -> Option<Chunk> {
         let torrent = &self.torrent;
         let data = torrent.data.as_ref()?;
         let length = usize::try_from(span.end.checked_sub(span.start)?).ok()?;
         let mut chunk = torrent.shared.chunks.get(length);
-        let out = &mut chunk.bytes_mut()[..length];
+        let out = &mut chunk.as_mut()[..length];
         // What the kernel has in memory is read here: to hand over this worker's other tasks costs more than that.
         let read = match data.read_cached_at(span.start, out) {
             Ok(true) => Ok(()),

@@ -11,20 +11,21 @@ use std::time::{Duration, Instant};
 use rand::TryRng;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::chunks::Chunks;
 use super::connect::{accept, decide};
 use super::content::Content;
 use super::copy::DiskCopy;
 use super::discovery::{AnnounceSpec, Deadlines};
+use super::keeper::Keeper;
 use super::listen;
 use super::mounted::SessionContent;
 use super::torrent::Torrent;
-use crate::cache::{Cache, DataDir, Place, Pool};
+use crate::cache::{Cache, DataDir, Place, Pool, Store};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::metainfo::{Metainfo, is_media};
+use crate::metainfo::{Metainfo, PieceIndex, is_media};
 use crate::node::{Limits, Node, Source};
 use crate::status::Snapshot;
 use crate::swarm::{Cell, Input, Order, PeerKey, Setup, Swarm, TorrentKey, Totals};
@@ -38,6 +39,8 @@ const STOP_ANNOUNCE: Duration = Duration::from_secs(3);
 /// Of this, what a tracker has to take `completed`, and how often it is looked whether it did.
 const COMPLETED_ANNOUNCE: Duration = Duration::from_secs(2);
 const TOLD_LOOK: Duration = Duration::from_millis(10);
+/// What a slow disk has at the end to take what waits for it.
+const STOP_KEEPER: Duration = Duration::from_secs(3);
 
 /// A user's own copy of a torrent and which of its pieces passed their hash.
 #[derive(Debug)]
@@ -63,6 +66,8 @@ pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) cache: Cache,
     pub(super) pool: Arc<Pool>,
+    /// The disk store, if there is one.
+    pub(super) keeper: Option<Keeper>,
     pub(super) chunks: Arc<Chunks>,
     /// Who has sent much and has more to send waits for a turn, first come, first served: workers do not share their
     /// tasks while all are busy, and of 50 peers one with a worker to itself got twice what the others did. A turn may
@@ -96,7 +101,7 @@ impl Shared {
         self.torrents.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
     }
 
-    fn all(&self) -> Vec<Arc<Torrent>> {
+    pub(super) fn all(&self) -> Vec<Arc<Torrent>> {
         self.torrents.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
@@ -127,12 +132,16 @@ impl Shared {
     pub(super) fn make_room(&self) {
         let assembling = self.node().assembling();
         for (key, victim) in self.cache.make_room(assembling) {
-            if let Some(torrent) = self.torrent(key)
-                && !torrent.data.as_ref().is_some_and(|copy| copy.holds(victim))
-            {
+            let torrent = self.torrent(key);
+            let stays = torrent.as_ref().is_some_and(|torrent| torrent.on_disk(victim));
+            if let Some(torrent) = torrent.as_ref().filter(|_| !stays) {
                 torrent.tell(Input::Evicted(victim));
             }
             self.cache.remove(key, victim);
+            // It may have left the disk meanwhile, since it was here.
+            if let Some(torrent) = torrent.filter(|torrent| stays && !torrent.on_disk(victim)) {
+                torrent.tell(Input::Evicted(victim));
+            }
         }
     }
 
@@ -199,6 +208,7 @@ impl Session {
         let shared = Arc::new(Shared {
             cache: Cache::new(config.memory),
             pool: Pool::new(),
+            keeper: open_store(&config).map(|store| Keeper::new(store, config.memory)),
             chunks: Arc::default(),
             turns: Arc::new(Semaphore::new(4 * runtime.metrics().num_workers())),
             peer_id,
@@ -216,6 +226,7 @@ impl Session {
             runtime,
             config,
         });
+        shared.start_keeper()?;
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(Arc::clone(&shared), listener));
         tasks.spawn(decide(Arc::clone(&shared)));
@@ -244,7 +255,13 @@ impl Session {
             }
             by_hash.insert(info_hash, key);
         }
-        let complete = copy.as_ref().is_some_and(|c| c.have.iter().all(|h| *h));
+        let entry = shared.keeper.as_ref().filter(|_| copy.is_none()).map(|keeper| keeper.store.entry(&meta));
+        let there: Vec<_> = match (&copy, &entry) {
+            (Some(copy), _) => runs(meta.geometry.all().filter(|p| copy.have.get(p.0 as usize) == Some(&true))),
+            (None, Some(entry)) => runs(entry.held()),
+            (None, None) => Vec::new(),
+        };
+        let stored = entry.as_ref().and(shared.keeper.as_ref()).map_or(0, |keeper| keeper.store.size());
         let setup = Setup {
             geometry: meta.geometry,
             files: meta
@@ -253,11 +270,13 @@ impl Session {
                 .filter(|f| f.visible() && f.length > 0)
                 .map(crate::metainfo::File::bytes)
                 .collect(),
-            complete,
+            complete: false,
+            there,
             fill: shared.config.fill,
             wanted: wanted.map(|bytes| bytes.into_iter().filter_map(|bytes| meta.geometry.covering(bytes)).collect()),
             order: Order::default(),
-            capacity: copy.is_none().then_some(shared.config.memory),
+            capacity: copy.is_none().then_some(shared.config.memory.max(stored)),
+            memory: shared.config.memory,
             upload: shared.config.upload,
             reqq: REQQ,
             info_hash,
@@ -268,19 +287,11 @@ impl Session {
         if shared.config.download_limit.is_some() {
             swarm.limit_download();
         }
-        let have = copy.as_ref().map(|c| c.have.clone()).unwrap_or_default();
         let data = copy.map(|c| DiskCopy::new(c, meta.geometry));
-        let torrent = Arc::new(Torrent::new(key, Arc::clone(&meta), Arc::clone(shared), swarm, data));
+        let torrent = Arc::new(Torrent::new(key, Arc::clone(&meta), Arc::clone(shared), swarm, data, entry));
         if let Err(error) = torrent.write_copy() {
             shared.by_hash.write().unwrap_or_else(PoisonError::into_inner).remove(&info_hash);
             return Err(error);
-        }
-        if !complete {
-            torrent.enter(|swarm, now| {
-                for piece in meta.geometry.all().filter(|p| have.get(p.0 as usize) == Some(&true)) {
-                    swarm.handle(now, Input::PieceVerified(piece));
-                }
-            });
         }
         torrent.finished.send_replace(torrent.look(Swarm::wanted_left) == 0);
         shared.torrents.write().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::clone(&torrent));
@@ -401,8 +412,39 @@ impl Session {
             };
             let _ = tokio::task::spawn_blocking(close).await;
         }
+        if self.shared.keeper.is_some() {
+            let shared = Arc::clone(&self.shared);
+            let close = tokio::task::spawn_blocking(move || shared.keeper.as_ref().map(|keeper| keeper.close(&shared)));
+            if tokio::time::timeout(STOP_KEEPER, close).await.is_err() {
+                warn!("the disk of the cache is slow: what it did not take in time is fetched again");
+            }
+        }
         self.shared.torrents.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
+}
+
+/// The disk store that the configuration asks for. Without it, memory has to do.
+fn open_store(config: &Config) -> Option<Store> {
+    let dir = config.cache_dir.as_ref().filter(|_| config.cache_size > 0)?;
+    match Store::open(dir, config.cache_size) {
+        Ok(store) => Some(store),
+        Err(error) => {
+            warn!("{error}; pieces are kept in memory only");
+            None
+        }
+    }
+}
+
+/// Pieces in order, as runs.
+fn runs(pieces: impl Iterator<Item = PieceIndex>) -> Vec<Range<u32>> {
+    let mut runs: Vec<Range<u32>> = Vec::new();
+    for PieceIndex(piece) in pieces {
+        match runs.last_mut().filter(|run| run.end == piece) {
+            Some(run) => run.end += 1,
+            None => runs.push(piece..piece + 1),
+        }
+    }
+    runs
 }
 
 /// Every parked read and every later one gets EIO.

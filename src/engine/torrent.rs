@@ -11,10 +11,10 @@ use tracing::{debug, info, warn};
 use super::assembly::Assembly;
 use super::copy::DiskCopy;
 use super::discovery::{self, Announcer, TrackerStatus};
-use super::reads::{Missing, Reads, gather};
+use super::reads::Reads;
 use super::session::Shared;
 use super::untold::Untold;
-use crate::cache::Verified;
+use crate::cache::{Entry, Verified};
 use crate::metainfo::{Metainfo, PieceIndex};
 use crate::status::Snapshot;
 use crate::swarm::{CloseReason, Effect, HandleId, Input, PeerKey, ReadId, Swarm, TorrentKey};
@@ -59,6 +59,8 @@ pub(super) struct Torrent {
     pub(super) shared: Arc<Shared>,
     /// The copy on disk, if there is one.
     pub(super) data: Option<DiskCopy>,
+    /// Its place in the disk store, if there is one.
+    pub(super) entry: Option<Arc<Entry>>,
     /// When the last piece came that was missing.
     completed: OnceLock<Instant>,
     /// Everything wanted is there.
@@ -82,6 +84,7 @@ impl Torrent {
         shared: Arc<Shared>,
         swarm: Swarm,
         data: Option<DiskCopy>,
+        entry: Option<Arc<Entry>>,
     ) -> Self {
         let assembly = Assembly::new(meta.geometry.nominal_piece_length(), shared.config.memory);
         Self {
@@ -89,6 +92,7 @@ impl Torrent {
             meta,
             shared,
             data,
+            entry,
             completed: OnceLock::new(),
             finished: watch::Sender::new(false),
             reads: Reads::default(),
@@ -288,6 +292,7 @@ impl Torrent {
         self.shared.make_room();
         self.shared.cache.insert(self.key, piece, Arc::clone(&data));
         self.reads.pin(&self.meta.geometry, piece, &data);
+        self.keep(piece, &data);
         match &self.data {
             Some(copy) if copy.queue(piece, &data) => {}
             _ => self.told(piece),
@@ -305,58 +310,12 @@ impl Torrent {
         }
     }
 
-    /// A piece from the cache or from the copy on disk, which is hashed once more. It may wait for the disk.
-    pub(super) fn find(&self, piece: PieceIndex) -> Option<Arc<Verified>> {
-        if let Some(cached) = self.shared.cache.get(self.key, piece) {
-            return Some(cached);
-        }
-        let copy = self.data.as_ref().filter(|copy| copy.holds(piece))?;
-        let place = self.shared.place(self.meta.geometry.piece_length(piece));
-        match tokio::task::block_in_place(|| copy.load(&self.meta, piece, &place, &self.shared.pool)) {
-            Ok(data) => {
-                let data = Arc::new(data);
-                self.shared.cache.insert(self.key, piece, Arc::clone(&data));
-                self.shared.make_room();
-                Some(data)
-            }
-            Err(e) => {
-                warn!(torrent = %self.meta.name, piece = piece.0, "the copy has lost a piece: {e}");
-                self.tell(Input::Lost(piece));
-                None
-            }
-        }
-    }
-
     fn digest(&self, piece: PieceIndex) {
         let digests = self.find(piece).map(|p| p.digests());
         match digests {
             Some(Ok(digests)) => self.tell(Input::Digests(piece, &digests)),
             Some(Err(e)) => warn!(torrent = %self.meta.name, piece = piece.0, "a piece cannot be read back: {e}"),
             None => {}
-        }
-    }
-
-    /// Sends what a read waited for.
-    fn answer(&self, id: ReadId) {
-        let Some(read) = self.reads.take(id) else { return };
-        let found = gather(&self.meta.geometry, &read.bytes, |piece| {
-            read.pieces.get(&piece).cloned().or_else(|| self.find(piece))
-        });
-        match found {
-            Ok(bytes) => read.reply.data(bytes.as_slice()),
-            Err(Missing::Piece(piece)) => {
-                let input = Input::Read { id, handle: read.handle, bytes: read.bytes.clone(), deadline: read.deadline };
-                self.reads.insert(id, read);
-                self.enter(|swarm, now| {
-                    swarm.handle(now, Input::Lost(piece));
-                    swarm.handle(now, input);
-                });
-                self.withdraw_if_gone(id);
-            }
-            Err(Missing::Unreadable(e)) => {
-                warn!(torrent = %self.meta.name, offset = read.bytes.start, "a piece cannot be read back: {e}");
-                read.reply.error(libc::EIO);
-            }
         }
     }
 

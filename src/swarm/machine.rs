@@ -57,6 +57,8 @@ pub struct Swarm {
     /// Pieces that it has no use for: not wanted, there, or evicted after they were there.
     pub(super) sated: Bits,
     pub(super) capacity: Option<u64>,
+    pub(super) cache_memory: u64,
+    pub(super) disk_busy: bool,
     pub(super) evicted: Bits,
     pub(super) last_eviction: Option<Instant>,
     pub(super) completed: bool,
@@ -116,7 +118,9 @@ impl Swarm {
     #[must_use]
     pub fn new(setup: Setup, now: Instant) -> Self {
         let pieces = setup.geometry.pieces();
-        let have = if setup.complete { Bits::all(pieces) } else { Bits::none(pieces) };
+        let mut have = if setup.complete { Bits::all(pieces) } else { Bits::none(pieces) };
+        let there = setup.there.into_iter().flatten().map(PieceIndex);
+        let held: u64 = there.filter(|&p| have.insert(p)).map(|p| u64::from(setup.geometry.piece_length(p))).sum();
         let wanted = overview::in_order(setup.wanted, pieces);
         let sated = overview::sated(&have, &wanted, pieces);
         let mut swarm = Self {
@@ -131,12 +135,14 @@ impl Swarm {
             ever: have.clone(),
             evicted: Bits::none(pieces),
             last_eviction: None,
-            completed: setup.complete,
+            completed: have.full(),
             have,
             wanted_left: overview::bytes_left(&setup.geometry, &sated),
             wanted,
             sated,
             capacity: setup.capacity,
+            cache_memory: setup.memory,
+            disk_busy: false,
             log: VecDeque::new(),
             log_start: 0,
             told_news: None,
@@ -171,7 +177,7 @@ impl Swarm {
             timers: Timers::default(),
             effects: VecDeque::new(),
             work: false,
-            totals: Totals { held: if setup.complete { setup.geometry.total() } else { 0 }, ..Totals::default() },
+            totals: Totals { held: if setup.complete { setup.geometry.total() } else { held }, ..Totals::default() },
         };
         swarm.refresh_regions();
         swarm.refresh_interest(now);
@@ -213,6 +219,8 @@ impl Swarm {
             Input::Unassembled { piece, attempt } => self.unassembled(now, piece, attempt),
             Input::Unserved(peer, request) => self.unserved(now, peer, request),
             Input::Grant(bytes) => self.grant(bytes),
+            Input::DiskBusy(busy) => self.set_disk_busy(busy),
+            Input::Capacity(bytes) => self.set_capacity(bytes),
             Input::MayAsk(bytes) => self.may_ask(bytes),
             Input::Timeout => {}
             Input::Shutdown => self.end(now),

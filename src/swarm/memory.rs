@@ -77,6 +77,9 @@ impl Swarm {
                     self.timers.advance(Timer::Memory, now + BACKGROUND_KEEPS);
                 }
                 self.memory.background_until = Some(now + BACKGROUND_KEEPS);
+                if self.disk_busy {
+                    return false;
+                }
                 if self.memory.used > 0 && self.memory.used + length > BACKGROUND_CAP {
                     self.memory.capped = true;
                     return false;
@@ -216,5 +219,10 @@ impl Swarm {
             failed.into_iter().for_each(|piece| self.refile(now, piece));
             self.work = true;
         }
+    }
+
+    /// The disk is behind with what has come, or no more. The background ends what it has begun and begins nothing.
+    pub(super) fn set_disk_busy(&mut self, busy: bool) {
+        self.work |= std::mem::replace(&mut self.disk_busy, busy) && !busy;
     }
 }

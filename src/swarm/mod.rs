@@ -83,6 +83,8 @@ pub struct Setup {
     pub files: Arc<[Range<u64>]>,
     /// True if every piece is there already (a seed).
     pub complete: bool,
+    /// Otherwise, runs of pieces that are there already: in a copy or from an earlier session.
+    pub there: Vec<Range<u32>>,
     /// What is fetched that nobody asked for.
     pub fill: Fill,
     /// The pieces that [`Fill::All`] fetches; none is all of them.
@@ -92,6 +94,8 @@ pub struct Setup {
     /// Bytes of pieces that the cache holds; none if they stay for good, in a copy on disk. What is fetched ahead must not
     /// push out what is about to be read.
     pub capacity: Option<u64>,
+    /// Of these, bytes that memory holds: what is fetched ahead of a reader lies there, whatever becomes of it later.
+    pub memory: u64,
     /// False if nobody gets anything (`--no-upload`): choked peers get no allowed-fast set either.
     pub upload: bool,
     /// Requests that we hold for one peer at the most; advertised as `reqq` (BEP 10).
@@ -111,10 +115,12 @@ impl Setup {
             geometry,
             files: std::iter::once(0..geometry.total()).collect(),
             complete: false,
+            there: Vec::new(),
             fill: Fill::default(),
             wanted: None,
             order: Order::default(),
             capacity: Some(u64::MAX),
+            memory: u64::MAX,
             upload: true,
             reqq: 500,
             info_hash: [7; 20],
@@ -198,6 +204,10 @@ pub enum Input<'a> {
     Unserved(PeerKey, Request),
     /// The node allows this many more bytes of unfinished pieces.
     Grant(u64),
+    /// What has come waits for a slow disk, or does so no more: the background rests meanwhile, reads do not.
+    DiskBusy(bool),
+    /// The torrent's share of what the cache holds, bytes.
+    Capacity(u64),
     /// The node's download limit allows us to ask for this many more bytes of blocks.
     MayAsk(u64),
 

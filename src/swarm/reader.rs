@@ -187,7 +187,16 @@ impl Swarm {
 
     /// The most bytes of one handle's windows.
     fn most_ahead(&self) -> u64 {
-        self.capacity.map_or(MAX_WINDOW, |capacity| MAX_WINDOW.min(capacity / AHEAD_SHARE))
+        let capacity = self.capacity.map_or(u64::MAX, |capacity| capacity.min(self.cache_memory));
+        MAX_WINDOW.min(capacity / AHEAD_SHARE)
+    }
+
+    /// The cache is shared with more torrents, or fewer.
+    pub(super) fn set_capacity(&mut self, bytes: u64) {
+        if self.capacity.is_some_and(|capacity| capacity != bytes) {
+            self.capacity = Some(bytes);
+            self.refresh_regions();
+        }
     }
 
     /// What the background fetches, anew: everything, or the files that are read in order.

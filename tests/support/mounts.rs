@@ -78,7 +78,7 @@ impl MountCommand {
             std::fs::create_dir(&path).expect("a mountpoint");
             path
         });
-        self.command.args(&self.torrents).arg(&mountpoint);
+        self.command.args(&self.torrents).arg(&mountpoint).env("XDG_CACHE_HOME", dir.path().join("cache"));
         let process = Running::spawn("swarmfs mount", self.command, &dir.path().join("log"), self.limit);
         let mut mount = Mount { process, mountpoint, address: self.address, left: false, _dir: dir };
         let up = holds_within(Duration::from_secs(10), || {

@@ -165,9 +165,11 @@ pub(crate) fn shell(line: &str, arguments: &[&Path], limit: Duration) -> Vec<u8>
     succeed(&mut command, limit)
 }
 
-/// The program under test.
+/// The program under test, without the cache of whoever runs the tests.
 pub(crate) fn swarmfs() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_swarmfs"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_swarmfs"));
+    command.env_remove("XDG_CACHE_HOME").env_remove("HOME");
+    command
 }
 
 /// True if the program is on the search path.

@@ -147,6 +147,11 @@ pub(super) mod crash {
         LEFT.set(changes);
     }
 
+    /// True if no change is left.
+    pub(in crate::cache::store) fn happened() -> bool {
+        LEFT.get() == Some(0)
+    }
+
     pub(super) fn point() -> io::Result<()> {
         match LEFT.get() {
             None => Ok(()),

@@ -168,6 +168,12 @@ impl Entry {
         (index(range.start / row)..index(range.end.div_ceil(row))).any(|piece| test(PieceIndex(piece)))
     }
 
+    /// The info-hash as the wire has it.
+    #[must_use]
+    pub fn id(&self) -> &[u8; 20] {
+        &self.id
+    }
+
     /// True if the piece is in the store.
     #[must_use]
     pub fn holds(&self, piece: PieceIndex) -> bool {

@@ -52,6 +52,8 @@ const FAILURES: u32 = 3;
 const SLACK: u64 = 64 << 10;
 /// Bytes that are read or written at a time.
 const CHUNK: usize = 256 << 10;
+/// What a peer that reads on is ahead of on the disk, bytes.
+const READ_AHEAD: u64 = 1 << 20;
 const BLOCK: usize = BLOCK_LENGTH as usize;
 
 /// Verified pieces on disk, of all torrents. Shared by all threads.
@@ -223,6 +225,22 @@ impl Store {
             Err(error) => return Err(self.unreadable(entry, piece, &error)),
         }
         Ok(Checked { buffer, at: (range.start - start) as usize..(range.end - start) as usize })
+    }
+
+    /// Tells the kernel that a piece is read on from this byte, so that the disk is asked for what comes next before it is
+    /// needed: a megabyte at the most, and nothing past the piece.
+    pub fn read_ahead(&self, entry: &Entry, piece: PieceIndex, from: u32) {
+        let bytes = entry.layout.piece_bytes(piece);
+        let start = bytes.start.saturating_add(from.into()).min(bytes.end);
+        for span in entry.layout.spans(start..bytes.end.min(start + READ_AHEAD)) {
+            let Some((file, at)) = span.file else { continue };
+            if let (Ok(file), Some(length)) =
+                (self.file(entry, Name::Data(file), false), std::num::NonZeroU64::new(span.part.len() as u64))
+            {
+                // It is a hint.
+                let _ = rustix::fs::fadvise(&*file, at, Some(length), rustix::fs::Advice::WillNeed);
+            }
+        }
     }
 
     fn doubt(&self, entry: &Entry, piece: PieceIndex) -> Fault {
@@ -415,6 +433,11 @@ impl Store {
         } else if failures == FAILURES {
             tracing::warn!("{path}: cannot {what}: {error}; after {FAILURES} failures pieces are kept in memory only");
         }
+    }
+
+    /// The disk does not answer.
+    pub fn is_late(&self) {
+        self.failed("read", &io::ErrorKind::TimedOut.into());
     }
 
     /// The disk has no room for what it should take: the store may not be larger than it is.

@@ -1,0 +1,228 @@
+//! What has come goes into the disk store: one thread writes the pieces of all torrents, from a queue that is bounded in
+//! bytes. What finds it full stays in memory only, so that no read waits for a disk; the background begins nothing new
+//! until the disk has caught up.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tracing::{debug, info};
+
+use super::session::Shared;
+use super::torrent::Torrent;
+use crate::cache::{Entry, Put, Room, Store, Verified};
+use crate::error::{Error, Result};
+use crate::metainfo::PieceIndex;
+use crate::swarm::{Input, Swarm, TorrentKey};
+
+/// How much of --memory may wait for the disk, 1 of 4, and the most of it, bytes.
+const SHARE: u64 = 4;
+const MOST: u64 = 64 << 20;
+/// How often the indexes are written: what was used, received and sent since then is lost by a kill.
+const SAVE: Duration = Duration::from_secs(60);
+/// Pieces that reads wait for are passed over, so many for one that is to be written.
+const SPARED: u32 = 64;
+
+/// The store, and the thread that writes to it.
+pub(super) struct Keeper {
+    pub(super) store: Store,
+    queue: Mutex<Option<Sender<Job>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    /// Bytes that wait, and that may.
+    waiting: AtomicU64,
+    limit: u64,
+    busy: AtomicBool,
+}
+
+/// A piece that is to be written.
+struct Job {
+    torrent: TorrentKey,
+    piece: PieceIndex,
+    data: Arc<Verified>,
+}
+
+impl Keeper {
+    /// For a process that holds `memory` bytes of pieces.
+    pub(super) fn new(store: Store, memory: u64) -> Self {
+        Self {
+            store,
+            queue: Mutex::default(),
+            thread: Mutex::default(),
+            waiting: AtomicU64::new(0),
+            limit: (memory / SHARE).min(MOST),
+            busy: AtomicBool::new(false),
+        }
+    }
+
+    /// Queues a piece. False if too much waits already.
+    fn queue(&self, shared: &Shared, job: Job) -> bool {
+        let length = u64::from(job.data.len());
+        let waits = self.waiting.fetch_add(length, Ordering::Relaxed) + length;
+        // A piece that is larger than the limit waits alone.
+        let fits = waits <= self.limit || waits == length;
+        let sent = fits && self.lock_queue().as_ref().is_some_and(|queue| queue.send(job).is_ok());
+        if !sent {
+            self.waiting.fetch_sub(length, Ordering::Relaxed);
+        } else if waits > self.limit / 4 * 3 {
+            self.set_busy(shared, true);
+        }
+        sent
+    }
+
+    fn lock_queue(&self) -> std::sync::MutexGuard<'_, Option<Sender<Job>>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_busy(&self, shared: &Shared, busy: bool) {
+        if self.busy.swap(busy, Ordering::Relaxed) != busy {
+            debug!(busy, "the disk of the cache");
+            shared.all().iter().for_each(|torrent| torrent.tell(Input::DiskBusy(busy)));
+        }
+    }
+
+    /// A job is done.
+    fn done(&self, shared: &Shared, length: u64) {
+        let waits = self.waiting.fetch_sub(length, Ordering::Relaxed).saturating_sub(length);
+        if waits < self.limit / 4 && self.busy.load(Ordering::Relaxed) {
+            self.set_busy(shared, false);
+        }
+    }
+
+    /// Writes what waits, and says in the indexes that all is well.
+    pub(super) fn close(&self, shared: &Shared) {
+        drop(self.lock_queue().take());
+        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = thread.join();
+        }
+        self.save(shared, true);
+    }
+
+    fn save(&self, shared: &Shared, last: bool) {
+        for torrent in shared.all() {
+            if let Some(entry) = &torrent.entry {
+                let totals = torrent.look(Swarm::totals);
+                self.store.save(entry, &torrent.meta, (totals.downloaded, totals.uploaded), last);
+            }
+        }
+        self.store.regrow();
+    }
+
+    /// Makes room for a piece. False if there is none.
+    fn make_room(&self, shared: &Shared, bytes: u64) -> bool {
+        let mut spared = 0;
+        loop {
+            match self.store.room(bytes) {
+                Room::Enough => return true,
+                Room::Full => return false,
+                Room::Victim(entry, piece) => {
+                    let torrent = shared.torrent_of(&entry);
+                    if spared < SPARED && torrent.as_ref().is_some_and(|t| t.look(|swarm| swarm.awaited(piece))) {
+                        spared += 1;
+                        self.store.touch(&entry, piece);
+                    } else if spared < SPARED {
+                        self.evict(shared, torrent.as_deref(), &entry, piece);
+                    } else {
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+
+    /// A piece leaves the store; its swarm hears of it before, unless memory has it.
+    fn evict(&self, shared: &Shared, torrent: Option<&Torrent>, entry: &Entry, piece: PieceIndex) {
+        let in_memory = |torrent: &Torrent| shared.cache.contains(torrent.key, piece);
+        let stays = torrent.is_some_and(in_memory);
+        if let Some(torrent) = torrent.filter(|_| !stays) {
+            torrent.tell(Input::Evicted(piece));
+        }
+        self.store.forget(entry, piece);
+        // It may have left memory meanwhile, since it was here.
+        if let Some(torrent) = torrent.filter(|torrent| stays && !in_memory(torrent)) {
+            torrent.tell(Input::Evicted(piece));
+        }
+    }
+
+    fn write(&self, shared: &Shared, job: &Job) {
+        let Some(torrent) = shared.torrent(job.torrent) else { return };
+        let Some(entry) = &torrent.entry else { return };
+        for _ in 0..2 {
+            if !self.make_room(shared, job.data.len().into()) {
+                return;
+            }
+            // A disk that turned out to be full has made the store smaller.
+            if self.store.write(entry, &torrent.meta, job.piece, &job.data) != Put::Full {
+                return;
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Starts the thread that writes to the store, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::System`] if there can be no thread.
+    pub(super) fn start_keeper(self: &Arc<Self>) -> Result<()> {
+        let Some(keeper) = &self.keeper else { return Ok(()) };
+        let (queue, jobs) = mpsc::channel();
+        let shared = Arc::downgrade(self);
+        let thread = std::thread::Builder::new()
+            .name("keep".into())
+            .spawn(move || keep(&shared, &jobs))
+            .map_err(|cause| Error::System { what: "start the thread that writes the cache", cause })?;
+        *keeper.lock_queue() = Some(queue);
+        *keeper.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        info!(path = %keeper.store.path().display(), bytes = keeper.store.size(), "the cache directory");
+        Ok(())
+    }
+
+    /// The torrent of this session that an entry of the store belongs to.
+    fn torrent_of(&self, entry: &Entry) -> Option<Arc<Torrent>> {
+        let key = *self.by_hash.read().unwrap_or_else(PoisonError::into_inner).get(entry.id())?;
+        self.torrent(key)
+    }
+}
+
+/// The thread: writes what comes until the queue ends.
+fn keep(shared: &Weak<Shared>, jobs: &Receiver<Job>) {
+    let mut saved = Instant::now();
+    loop {
+        let job = jobs.recv_timeout((saved + SAVE).saturating_duration_since(Instant::now()));
+        let Some(shared) = shared.upgrade() else { return };
+        let Some(keeper) = &shared.keeper else { return };
+        match job {
+            Ok(job) => {
+                keeper.write(&shared, &job);
+                let length = job.data.len().into();
+                // Its memory is free before the next one is asked for.
+                drop(job);
+                keeper.done(&shared, length);
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        if saved.elapsed() >= SAVE {
+            keeper.save(&shared, false);
+            saved = Instant::now();
+        }
+    }
+}
+
+impl Torrent {
+    /// A piece goes into the store, if there is one and the disk keeps up.
+    pub(super) fn keep(&self, piece: PieceIndex, data: &Arc<Verified>) {
+        if let (Some(keeper), Some(_)) = (&self.shared.keeper, &self.entry) {
+            let job = Job { torrent: self.key, piece, data: Arc::clone(data) };
+            keeper.queue(&self.shared, job);
+        }
+    }
+
+    /// The store and the torrent's entry in it, if it holds the piece.
+    pub(super) fn kept(&self, piece: PieceIndex) -> Option<(&Store, &Arc<Entry>)> {
+        let (keeper, entry) = (self.shared.keeper.as_ref()?, self.entry.as_ref()?);
+        keeper.store.holds(entry, piece).then_some((&keeper.store, entry))
+    }
+}
