@@ -122,7 +122,7 @@ impl Bench {
     /// Says whether our memory kept to its bound: `--memory`, 64 MiB, and 64 kB a peer.
     pub(crate) fn check_memory(table: &Table, memory: u64, peers: usize) {
         let bound = (memory + (64 << 20) + 64_000 * u64::try_from(peers).unwrap_or(0)) as f64 / f64::from(1 << 20);
-        for who in [Who::Ours, Who::Other] {
+        for who in [Who::Ours, Who::Memory, Who::Other] {
             if let Some(most) = table.most(who.name(), PEAK) {
                 let verdict = if most <= bound { "ok" } else { "OVER" };
                 table.note(format!("{}: at most {most:.0} MiB resident of {bound:.0} MiB: {verdict}", who.name()));

@@ -26,6 +26,8 @@ const LIFE: Duration = Duration::from_secs(900);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Who {
     Ours,
+    /// The same without the disk store.
+    Memory,
     /// The program that `SWARMFS_BENCH_BIN` names, for two builds in one run.
     Other,
     /// A plain download to disk.
@@ -47,6 +49,7 @@ impl Who {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ours => "ours",
+            Self::Memory => "ours-memory",
             Self::Other => "other",
             Self::Libtorrent => "libtorrent",
             Self::Rqbit => "rqbit",
@@ -61,7 +64,7 @@ impl Who {
     /// Why it cannot be measured here, if it cannot.
     pub(crate) fn missing(self) -> Option<&'static str> {
         let there = match self {
-            Self::Ours | Self::Other | Self::Wire | Self::Static | Self::StaticLarge => true,
+            Self::Ours | Self::Memory | Self::Other | Self::Wire | Self::Static | Self::StaticLarge => true,
             Self::Libtorrent => return (!has_libtorrent()).then_some(NO_LIBTORRENT),
             Self::Rqbit => std::env::var_os("RQBIT").is_some() || installed("rqbit"),
             Self::Btfs => installed("btfs"),
@@ -104,9 +107,12 @@ impl Client {
         let for_user = bench.for_user(&swarm.torrent);
         let started = Instant::now();
         let mut command = match who {
-            Who::Ours | Who::Other => {
+            Who::Ours | Who::Memory | Who::Other => {
                 let torrent = for_user.as_ref().map_or(&swarm.torrent, |user| &user.torrent);
                 let mut mount = mount_by(bench.program(who), &[torrent], address).args(arguments).limit(LIFE);
+                if who == Who::Memory {
+                    mount = mount.args(&["--cache-size", "0"]);
+                }
                 for peer in &swarm.peers {
                     mount = mount.peer(*peer);
                 }

@@ -4,6 +4,7 @@
 //!
 //! seq       a file of 1 GiB (`--size`) in order from 4 libtorrent seeds, beside the wire limit
 //! seq-ours  the same from 4 seeds of our own
+//! store     as seq, with the disk store and without it
 //! ttfb      from the start of the program to the first 64 KiB from the middle of the file
 //! seek      200 random reads of 64 KiB from 4 seeds of 2 MiB/s each
 //! mmap      200 page faults at the same seeds
@@ -41,9 +42,10 @@ struct Row {
     run: fn(&Bench),
 }
 
-const ROWS: [Row; 11] = [
+const ROWS: [Row; 12] = [
     Row { name: "seq", run: sequential::seq },
     Row { name: "seq-ours", run: sequential::seq_ours },
+    Row { name: "store", run: sequential::store },
     Row { name: "ttfb", run: sequential::ttfb },
     Row { name: "seek", run: seeks::seek },
     Row { name: "mmap", run: seeks::mmap },

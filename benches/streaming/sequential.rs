@@ -10,6 +10,7 @@ use crate::table::{Figures, Table};
 use crate::wire;
 
 const MB_S: &str = "MB/s";
+const CPU: &str = "CPU-s/GiB";
 
 /// The whole file through one client, or the wire limit.
 fn whole_file(bench: &Bench, who: Who, swarm: &Swarm) -> Figures {
@@ -32,7 +33,7 @@ fn whole_file(bench: &Bench, who: Who, swarm: &Swarm) -> Figures {
     let fetched = swarm.sent().zip(before).map_or(f64::NAN, |(after, before)| after - before);
     let figures = Figures::default()
         .and(MB_S, swarm.length as f64 / 1e6 / wall.as_secs_f64())
-        .and("CPU-s/GiB", cost.cpu.as_secs_f64() / gib)
+        .and(CPU, cost.cpu.as_secs_f64() / gib)
         .and("reader", reading.unwrap_or(f64::NAN) / gib)
         .and("fetched/read", fetched / swarm.length as f64)
         .and(PEAK, mib(cost.peak));
@@ -57,7 +58,7 @@ pub(crate) fn seq(bench: &Bench) {
     against_wire(&table);
     for who in table.who().into_iter().filter(|who| ![Who::Wire.name(), Who::Ours.name()].contains(who)) {
         let ratio = |name| table.median(Who::Ours.name(), name) / table.median(who, name);
-        table.note(format!("ours / {who}: MB/s x {:.2}, CPU x {:.2}", ratio(MB_S), ratio("CPU-s/GiB")));
+        table.note(format!("ours / {who}: MB/s x {:.2}, CPU x {:.2}", ratio(MB_S), ratio(CPU)));
     }
     Bench::check_memory(&table, MEMORY, SEEDS);
     bench.keep(&table);
@@ -73,6 +74,19 @@ pub(crate) fn seq_ours(bench: &Bench) {
     let who = bench.clients("seq-ours", &[Who::Ours, Who::Wire], &[Who::Libtorrent]);
     let table = bench.turns("seq-ours", &who, |who| whole_file(bench, who, &swarm));
     against_wire(&table);
+    Bench::check_memory(&table, MEMORY, SEEDS);
+    bench.keep(&table);
+}
+
+/// A whole file in order with the disk store and without it.
+pub(crate) fn store(bench: &Bench) {
+    let Some(lab) = lab(bench, "store") else { return };
+    let swarm = Swarm::of_libtorrent(lab, bench, bench.size, 0, &SEED_SETTINGS);
+    let who = bench.clients("store", &[Who::Ours, Who::Memory], &[Who::Libtorrent]);
+    let table = bench.turns("store", &who, |who| whole_file(bench, who, &swarm));
+    let of = |who: Who, name| table.median(who.name(), name);
+    let (rate, cpu) = (of(Who::Ours, MB_S) / of(Who::Memory, MB_S), of(Who::Ours, CPU) - of(Who::Memory, CPU));
+    table.note(format!("with the store: MB/s x {rate:.2}, {cpu:+.2} CPU-s/GiB"));
     Bench::check_memory(&table, MEMORY, SEEDS);
     bench.keep(&table);
 }

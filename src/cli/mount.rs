@@ -30,6 +30,10 @@ pub(crate) struct Arguments {
     /// Let other users in
     #[arg(long)]
     allow_other: bool,
+    /// Read files that are complete in the cache directory through swarmfs, too, which checks what it reads; the kernel
+    /// reads them by itself otherwise (as root)
+    #[arg(long)]
+    no_passthrough: bool,
     /// Mount options as mount(8) passes them
     #[arg(short = 'o', value_name = "OPTION,...", value_delimiter = ',')]
     options: Vec<String>,
@@ -98,6 +102,7 @@ fn serve(
     let config = arguments.storage.apply(arguments.network.config());
     let options = MountOptions {
         allow_other: arguments.allow_other,
+        passthrough: !arguments.no_passthrough,
         extra: arguments.options.clone(),
         ..MountOptions::default()
     };

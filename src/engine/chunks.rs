@@ -58,7 +58,6 @@ impl Chunk {
     pub(super) fn part(&self, range: Range<usize>) -> &[u8] {
         self.bytes.get(range).unwrap_or_default()
     }
-
 }
 
 impl AsRef<[u8]> for Chunk {

@@ -1,10 +1,11 @@
 //! What the file system asks of the engine, and nothing more.
 
+use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::chunks::Chunk;
-use crate::cache::{Checked, Verified};
+use crate::cache::{Checked, Pin, Verified};
 use crate::swarm::{HandleId, TorrentKey};
 
 /// The answer that a parked read waits for. Each is answered once, from any thread.
@@ -38,6 +39,20 @@ impl Bytes {
     }
 }
 
+/// A file on a disk that is, byte for byte, a file of a torrent. It stays so while this is held.
+#[derive(Debug)]
+pub struct Backing {
+    /// The file, open to read.
+    pub file: File,
+    _pin: Pin,
+}
+
+impl Backing {
+    pub(super) fn new((file, pin): (File, Pin)) -> Self {
+        Self { file, _pin: pin }
+    }
+}
+
 /// The content of mounted torrents. No call waits for the swarm.
 pub trait Content: Send + Sync + 'static {
     /// A file, as a range of torrent bytes, is opened.
@@ -45,6 +60,10 @@ pub trait Content: Send + Sync + 'static {
     /// True if a small file is in memory: its reads will hardly be parked, so that a FLUSH has nothing to do for it.
     fn at_hand(&self, _torrent: TorrentKey, _file: &Range<u64>) -> bool {
         false
+    }
+    /// The file as it lies whole on a disk, if the kernel may read it by itself.
+    fn backing(&self, _torrent: TorrentKey, _file: &Range<u64>) -> Option<Backing> {
+        None
     }
     /// The bytes, if all of them are there now. `bytes` is not empty and lies in the handle's file.
     fn try_read(&self, torrent: TorrentKey, handle: HandleId, bytes: &Range<u64>) -> Option<Bytes>;

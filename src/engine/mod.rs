@@ -23,5 +23,5 @@ mod torrent;
 mod untold;
 
 pub use chunks::Chunk;
-pub use content::{Bytes, Content, Reply};
+pub use content::{Backing, Bytes, Content, Reply};
 pub use session::{AddOptions, LocalCopy, Session};

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use super::content::{Bytes, Content, Reply};
+use super::content::{Backing, Bytes, Content, Reply};
 use super::reads::Parked;
 use super::session::{Shared, close_all};
 use super::torrent::Torrent;
@@ -34,7 +34,17 @@ impl Content for SessionContent {
     fn at_hand(&self, torrent: TorrentKey, file: &Range<u64>) -> bool {
         let Some(torrent) = self.0.torrent(torrent) else { return false };
         let mut pieces = torrent.meta.geometry.pieces_of(file.clone());
-        file.end - file.start <= SMALL && pieces.all(|piece| self.0.cache.contains(torrent.key, piece) || torrent.kept(piece).is_some())
+        file.end - file.start <= SMALL
+            && pieces.all(|piece| self.0.cache.contains(torrent.key, piece) || torrent.kept(piece).is_some())
+    }
+
+    fn backing(&self, torrent: TorrentKey, file: &Range<u64>) -> Option<Backing> {
+        if self.0.closing.load(Ordering::SeqCst) {
+            return None;
+        }
+        let torrent = self.0.torrent(torrent)?;
+        let (keeper, entry) = (self.0.keeper.as_ref()?, torrent.entry.as_ref()?);
+        keeper.store.backing(entry, file).map(Backing::new)
     }
 
     fn try_read(&self, torrent: TorrentKey, handle: HandleId, bytes: &Range<u64>) -> Option<Bytes> {

@@ -62,9 +62,8 @@ impl Torrent {
     fn load(&self, piece: PieceIndex) -> Option<Arc<Verified>> {
         let place = self.shared.place(self.meta.geometry.piece_length(piece));
         let stored = self.kept(piece).zip(self.meta.piece_hashes.get(piece));
-        let stored = stored.and_then(|((store, entry), hash)| {
-            store.load(entry, piece, hash, &place, &self.shared.pool).ok()
-        });
+        let stored =
+            stored.and_then(|((store, entry), hash)| store.load(entry, piece, hash, &place, &self.shared.pool).ok());
         let loaded = match (stored, self.data.as_ref().filter(|copy| copy.holds(piece))) {
             (Some(stored), _) => Some(stored),
             (None, Some(copy)) => match copy.load(&self.meta, piece, &place, &self.shared.pool) {

@@ -20,6 +20,7 @@ use fuser::{
     ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use super::through::{self, Through};
 use super::tree::{Attr, FileSpan, Inode, NodeKind, Tree};
 use crate::engine::{Content, Reply};
 use crate::swarm::HandleId;
@@ -56,10 +57,13 @@ pub(super) struct Fuse {
     mounted: SystemTime,
     /// The kernel can do without OPENDIR and RELEASEDIR.
     no_opendir: AtomicBool,
+    /// Whether the kernel may read by itself, and what it does.
+    passthrough: bool,
+    through: Through,
 }
 
 impl Fuse {
-    pub(super) fn new(tree: Tree, content: Arc<dyn Content>) -> Self {
+    pub(super) fn new(tree: Tree, content: Arc<dyn Content>, passthrough: bool) -> Self {
         Self {
             tree,
             content,
@@ -67,6 +71,8 @@ impl Fuse {
             gid: rustix::process::getgid().as_raw(),
             mounted: SystemTime::now(),
             no_opendir: AtomicBool::new(false),
+            passthrough,
+            through: Through::default(),
         }
     }
 
@@ -234,6 +240,12 @@ impl Filesystem for Fuse {
         }
         let no_opendir = config.add_capabilities(InitFlags::FUSE_NO_OPENDIR_SUPPORT).is_ok();
         self.no_opendir.store(no_opendir, Ordering::Relaxed);
+        if self.passthrough
+            && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+            && config.set_max_stack_depth(1).is_ok()
+        {
+            self.through.allow();
+        }
         for limited in [
             config.set_max_background(MAX_BACKGROUND).map(u32::from).map_err(u32::from),
             config.set_congestion_threshold(MAX_BACKGROUND).map(u32::from).map_err(u32::from),
@@ -281,6 +293,8 @@ impl Filesystem for Fuse {
             match self.tree.file(Inode(ino.0)) {
                 Some(file) if file.bytes.is_empty() => reply.opened(NO_HANDLE, FopenFlags::FOPEN_KEEP_CACHE),
                 Some(file) => {
+                    let backing = || self.content.backing(file.torrent, &file.bytes);
+                    let Some(reply) = self.through.open(Inode(ino.0), reply, backing) else { return };
                     // Of four requests that a small file costs, FLUSH is one.
                     let flushed = !self.content.at_hand(file.torrent, &file.bytes);
                     let HandleId(handle) = self.content.open(file.torrent, file.bytes);
@@ -310,7 +324,9 @@ impl Filesystem for Fuse {
     fn flush(&self, _: &Request, ino: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
         guarded(|| {
             if let Some(file) = self.tree.file(Inode(ino.0)).filter(|file| !file.bytes.is_empty()) {
-                self.content.flush(file.torrent, HandleId(fh.0));
+                if fh != through::HANDLE {
+                    self.content.flush(file.torrent, HandleId(fh.0));
+                }
             }
             reply.ok();
         });
@@ -328,7 +344,10 @@ impl Filesystem for Fuse {
     ) {
         guarded(|| {
             if let Some(file) = self.tree.file(Inode(ino.0)).filter(|file| !file.bytes.is_empty()) {
-                self.content.close(file.torrent, HandleId(fh.0));
+                if fh != through::HANDLE {
+                    self.content.close(file.torrent, HandleId(fh.0));
+                }
+                self.through.close(Inode(ino.0));
             }
             reply.ok();
         });

@@ -8,6 +8,7 @@ mod fuse;
 mod mount;
 pub(crate) mod mountinfo;
 mod options;
+mod through;
 pub(crate) mod tree;
 
 pub(crate) use attach::{Detached, canonical, detach, is_dead};

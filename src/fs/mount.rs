@@ -71,7 +71,8 @@ pub fn mount(tree: Tree, content: Arc<dyn Content>, mountpoint: &Path, options: 
     let refuse = |reason: String| Error::Mount { mountpoint: mountpoint.to_owned(), reason };
     let (parsed, path) = prepare(mountpoint, options)?;
     let descriptor = attach::attach(&path, &parsed).map_err(refuse)?;
-    start(tree, content, path.clone(), descriptor).map_err(|error| {
+    let fuse = Fuse::new(tree, Arc::clone(&content), options.passthrough);
+    start(fuse, content, path.clone(), descriptor).map_err(|error| {
         let ours = matches!(mountinfo::top(&path), Ok(Some(entry)) if entry.fs_type == FS_TYPE);
         if ours && let Err(error) = attach::detach(&path, true) {
             tracing::warn!(%error, "a mount that failed to start is left behind");
@@ -81,7 +82,7 @@ pub fn mount(tree: Tree, content: Arc<dyn Content>, mountpoint: &Path, options: 
 }
 
 fn start(
-    tree: Tree,
+    fuse: Fuse,
     content: Arc<dyn Content>,
     path: PathBuf,
     descriptor: std::os::fd::OwnedFd,
@@ -89,7 +90,6 @@ fn start(
     let mut config = fuser::Config::default();
     config.n_threads = Some(THREADS);
     config.clone_fd = true;
-    let fuse = Fuse::new(tree, Arc::clone(&content));
     // The kernel lets in nobody but the owner unless allow_other is set. fuser's own check adds nothing to that, and it
     // would refuse the FLUSH of a descriptor that another user inherited.
     let session = Session::from_fd(fuse, descriptor, SessionACL::All, config)?;

@@ -7,6 +7,8 @@ use rustix::mount::MountFlags;
 pub struct MountOptions {
     /// Other users may read the mount too. Default: only the user who mounts.
     pub allow_other: bool,
+    /// The kernel reads files that are whole in the disk store by itself, where it can. Default: it does.
+    pub passthrough: bool,
     /// What `mount` and `df` show as the source. Default `swarmfs`.
     pub fs_name: String,
     /// What follows `-o`, each a list with commas in between, as mount(8) passes it.
@@ -15,7 +17,7 @@ pub struct MountOptions {
 
 impl Default for MountOptions {
     fn default() -> Self {
-        Self { allow_other: false, fs_name: "swarmfs".to_owned(), extra: Vec::new() }
+        Self { allow_other: false, passthrough: true, fs_name: "swarmfs".to_owned(), extra: Vec::new() }
     }
 }
 

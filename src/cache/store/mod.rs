@@ -362,7 +362,12 @@ impl Store {
                 Ok(verified)
             }
             Ok(None) => {
-                tracing::warn!("{}: piece {} of {} is damaged: it is fetched again", self.path.display(), piece.0, Hex(&entry.id));
+                tracing::warn!(
+                    "{}: piece {} of {} is damaged: it is fetched again",
+                    self.path.display(),
+                    piece.0,
+                    Hex(&entry.id)
+                );
                 self.forget(entry, piece);
                 Err(Fault::Absent)
             }
@@ -528,8 +533,11 @@ impl Store {
         let sums = entry.sums(first).start..entry.sums(last).end;
         let wide = widen(&sums);
         let free = |range: Range<u64>| !entry.any_sums_in(range, |other| entry.holds(other));
-        let sums = if free(wide.start..sums.start) { wide.start } else { sums.start }
-            ..if free(sums.end..wide.end) { wide.end } else { sums.end };
+        let sums = if free(wide.start..sums.start) { wide.start } else { sums.start }..if free(sums.end..wide.end) {
+            wide.end
+        } else {
+            sums.end
+        };
         self.punch(entry, Name::Sums, sums)?;
         for span in entry.layout.spans(entry.layout.piece_bytes(first).start..entry.layout.piece_bytes(last).end) {
             let Some((file, at)) = span.file else { continue };
@@ -720,6 +728,8 @@ impl Store {
         if file.metadata().ok()?.len() != length || !self.may_pin(&ledger, length) {
             return None;
         }
+        let now = self.clock.now();
+        pieces.clone().for_each(|piece| entry.touch(PieceIndex(piece), now));
         Some((file, entry.pin(pieces)))
     }
 

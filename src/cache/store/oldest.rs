@@ -39,7 +39,8 @@ impl Oldest {
             }
         }
         let sorted = heap.into_sorted_vec().into_iter().rev();
-        let found = sorted.filter_map(|(tick, at, piece)| Some(Found { entry: Arc::clone(entries.get(at)?), piece, tick }));
+        let found =
+            sorted.filter_map(|(tick, at, piece)| Some(Found { entry: Arc::clone(entries.get(at)?), piece, tick }));
         Self(found.collect())
     }
 

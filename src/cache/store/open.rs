@@ -124,9 +124,9 @@ impl Store {
                 tracing::warn!("{}: {error}; it is dropped", self.path.join(&name).display());
                 match drop_dir(&self.root, &name) {
                     Ok(freed) => {
-                        let _ = self.allocated.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
-                            Some(now.saturating_sub(freed))
-                        });
+                        let _ = self
+                            .allocated
+                            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| Some(now.saturating_sub(freed)));
                     }
                     Err(error) => tracing::warn!("{}: cannot be dropped: {error}", self.path.join(&name).display()),
                 }

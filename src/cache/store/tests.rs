@@ -33,8 +33,11 @@ fn fixture(name: &str, piece_length: usize, files: &[usize]) -> Fixture {
         let path = format!("f{index}");
         info.extend(format!("d6:lengthi{length}e4:pathl{}:{path}ee", path.len()).bytes());
     }
-    let hashes: Vec<u8> = content.chunks(piece_length).flat_map(|piece| <[u8; 20]>::from(Sha1::digest(piece))).collect();
-    info.extend(format!("e4:name{}:{name}12:piece lengthi{piece_length}e6:pieces{}:", name.len(), hashes.len()).bytes());
+    let hashes: Vec<u8> =
+        content.chunks(piece_length).flat_map(|piece| <[u8; 20]>::from(Sha1::digest(piece))).collect();
+    info.extend(
+        format!("e4:name{}:{name}12:piece lengthi{piece_length}e6:pieces{}:", name.len(), hashes.len()).bytes(),
+    );
     info.extend(hashes);
     info.push(b'e');
     Fixture { meta: Metainfo::parse_info(&info).unwrap(), content }

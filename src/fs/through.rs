@@ -1,0 +1,82 @@
+//! Files that the kernel reads by itself (FUSE passthrough): those that are whole in a file on a disk. The kernel wants an
+//! inode to be read in one way while any handle of it is open, and by one backing id; mixing gives its readers EIO.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use fuser::{BackingId, FileHandle, FopenFlags, ReplyOpen};
+
+use super::tree::Inode;
+use crate::engine::Backing;
+
+/// The handle of a file that is passed through, which the engine does not know.
+pub(super) const HANDLE: FileHandle = FileHandle(u64::MAX);
+
+/// How the files that are open are read.
+#[derive(Default)]
+pub(super) struct Through {
+    possible: AtomicBool,
+    open: Mutex<HashMap<Inode, Open>>,
+}
+
+/// A file that is open.
+struct Open {
+    handles: u64,
+    /// What the kernel reads, if it does so by itself.
+    by_itself: Option<(BackingId, Backing)>,
+}
+
+impl Through {
+    /// The kernel can do it.
+    pub(super) fn allow(&self) {
+        self.possible.store(true, Ordering::Relaxed);
+    }
+
+    /// A file is opened: answered if the kernel is to read it by itself, given back if not.
+    pub(super) fn open(
+        &self,
+        inode: Inode,
+        reply: ReplyOpen,
+        backing: impl FnOnce() -> Option<Backing>,
+    ) -> Option<ReplyOpen> {
+        if !self.possible.load(Ordering::Relaxed) {
+            return Some(reply);
+        }
+        let mut open = self.lock();
+        let file = open.entry(inode).or_insert_with(|| {
+            let by_itself = backing().and_then(|backing| match reply.open_backing(&backing.file) {
+                Ok(id) => Some((id, backing)),
+                Err(error) => {
+                    // Without CAP_SYS_ADMIN, or on a file system that cannot be passed through.
+                    tracing::debug!("files are not passed through: {error}");
+                    self.possible.store(false, Ordering::Relaxed);
+                    None
+                }
+            });
+            Open { handles: 0, by_itself }
+        });
+        file.handles += 1;
+        match &file.by_itself {
+            Some((id, _)) => {
+                reply.opened_passthrough(HANDLE, FopenFlags::empty(), id);
+                None
+            }
+            None => Some(reply),
+        }
+    }
+
+    /// The last close of a handle.
+    pub(super) fn close(&self, inode: Inode) {
+        let mut open = self.lock();
+        let Some(file) = open.get_mut(&inode) else { return };
+        file.handles = file.handles.saturating_sub(1);
+        let gone = if file.handles == 0 { open.remove(&inode) } else { None };
+        drop(open);
+        drop(gone);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Inode, Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
