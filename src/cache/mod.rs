@@ -21,7 +21,7 @@ pub use data::DataDir;
 pub use memory::Cache;
 pub use place::Place;
 pub use pool::Pool;
-pub use store::{Checked, Entry, Fault, Pin, Put, Room, Store};
+pub use store::{Checked, Checkup, Entry, Fault, Listed, Pin, Put, Room, Store};
 pub use unverified::Unverified;
 pub use verified::Verified;
 pub use verify::VerifyReport;

@@ -1,6 +1,7 @@
 //! The command line: one file per command. Errors are one sentence on stderr; exit code 1 for failures, 2 for usage.
 
 mod background;
+mod cache;
 mod create;
 mod demo;
 mod get;
@@ -66,6 +67,8 @@ enum Command {
     Get(get::Arguments),
     /// Compare a copy with its torrent
     Verify(verify::Arguments),
+    /// Show, shrink, empty or check the cache directory
+    Cache(cache::Arguments),
     /// Run a tracker: HTTP and UDP on one port
     Tracker(tracker::Arguments),
     /// Show a whole swarm on this machine: a tracker, three seeds, and a file that streams through a mount
@@ -99,6 +102,7 @@ pub fn run() -> ExitCode {
         Command::Create(arguments) => create::run(&arguments),
         Command::Get(arguments) => get::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
+        Command::Cache(arguments) => cache::run(&arguments),
         Command::Tracker(arguments) => tracker::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Add(_) => unbuilt("add"),

@@ -76,12 +76,28 @@ impl Torrent {
             (None, None) => None,
         };
         let Some(data) = loaded.map(Arc::new) else {
-            self.tell(Input::Lost(piece));
+            self.tell_lost();
             return None;
         };
         self.shared.cache.insert(self.key, piece, Arc::clone(&data));
         self.shared.make_room();
         Some(data)
+    }
+
+    /// The swarm hears of all pieces that are neither in memory nor on a disk any more: whatever took one of them may have
+    /// taken more.
+    fn tell_lost(&self) {
+        const STEP: usize = 4096;
+        let mut pieces = self.meta.geometry.all();
+        loop {
+            let step: Vec<PieceIndex> = pieces.by_ref().take(STEP).collect();
+            if step.is_empty() {
+                return;
+            }
+            let thought: Vec<PieceIndex> = self.look(|swarm| step.into_iter().filter(|p| swarm.has(*p)).collect());
+            let gone = |piece: &PieceIndex| !self.shared.cache.contains(self.key, *piece) && !self.on_disk(*piece);
+            thought.into_iter().filter(gone).for_each(|piece| self.tell(Input::Lost(piece)));
+        }
     }
 
     /// Sends what a read waited for.
@@ -155,7 +171,12 @@ impl Torrent {
     fn ask_again(&self, id: ReadId, piece: PieceIndex) {
         // It may have come at this very moment.
         if !self.shared.cache.contains(self.key, piece) && !self.on_disk(piece) {
-            self.tell(Input::Lost(piece));
+            // A disk that is left alone has taken everything with it.
+            if self.shared.keeper.as_ref().is_some_and(|keeper| keeper.store.is_off()) {
+                self.tell_lost();
+            } else {
+                self.tell(Input::Lost(piece));
+            }
         }
         self.read_again(id);
     }

@@ -322,6 +322,19 @@ fn gets_give_to_each_other() {
     assert!(given < film.content.torrent.length * 7 / 4, "the peer gave {given} bytes");
 }
 
+/// Sends what a read is answered with: its bytes, or nothing for an error.
+struct Answer(std::sync::mpsc::Sender<Option<Vec<u8>>>);
+
+impl swarmfs::engine::Reply for Answer {
+    fn data(self: Box<Self>, bytes: &[u8]) {
+        let _ = self.0.send(Some(bytes.to_vec()));
+    }
+
+    fn error(self: Box<Self>, _: i32) {
+        let _ = self.0.send(None);
+    }
+}
+
 /// A library that reads a torrent through a session gets what is in the copy, and never what is not right any more.
 #[test]
 fn what_is_in_a_copy_is_read_from_it() {
@@ -344,16 +357,25 @@ fn what_is_in_a_copy_is_read_from_it() {
         assert!(map.len() == 4 && map.iter().all(|cell| (cell.there, cell.requested, cell.missing) == (4, 0, 0)));
         let content = session.content();
         let handle = content.open(torrent, 0..MIB);
-        let read =
-            |range: std::ops::Range<u64>| content.try_read(torrent, handle, &range).map(|b| b.as_slice().to_vec());
-        assert!(read(PIECE - 10..3 * PIECE).as_deref() == Some(&film.content.bytes[65_526..196_608]));
+        let read = |range: std::ops::Range<u64>| {
+            let (answer, answers) = std::sync::mpsc::channel();
+            content.park(torrent, handle, range, 0, Box::new(Answer(answer)));
+            answers
+        };
+        let answers = read(PIECE - 10..3 * PIECE);
+        let bytes = tokio::task::block_in_place(|| answers.recv_timeout(SECOND * 10)).expect("an answer");
+        assert!(bytes.as_deref() == Some(&film.content.bytes[65_526..196_608]));
         let mut wrong = film.content.bytes.clone();
         wrong[700_000] ^= 1;
         std::fs::write(film.copy(), &wrong).expect("the damage");
         let damaged = 700_000 / PIECE * PIECE;
-        assert!(read(damaged..damaged + 100).is_none(), "wrong bytes are no answer");
-        let snapshot = session.snapshot(torrent).expect("a snapshot");
-        assert_eq!((snapshot.pieces, snapshot.there, snapshot.totals.held), (16, 15, MIB - PIECE));
+        let answers = read(damaged..damaged + 100);
+        let lost = || {
+            let snapshot = session.snapshot(torrent).expect("a snapshot");
+            (snapshot.pieces, snapshot.there, snapshot.totals.held) == (16, 15, MIB - PIECE)
+        };
+        tokio::task::block_in_place(|| wait_until(SECOND * 10, "the piece is known to be lost", lost));
+        assert!(answers.try_recv().is_err(), "wrong bytes are no answer");
         session.stop().await;
     });
 }

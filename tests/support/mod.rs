@@ -6,6 +6,7 @@
 pub(crate) mod announcing;
 pub(crate) mod dataset;
 pub(crate) mod delay;
+pub(crate) mod faulty;
 pub(crate) mod foreign;
 pub(crate) mod gets;
 pub(crate) mod hostile;

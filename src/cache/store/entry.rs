@@ -6,7 +6,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::clock::{Clock, Tick};
 use super::disk;
@@ -38,7 +38,7 @@ pub struct Entry {
     flags: Box<[AtomicU8]>,
     /// A torrent of this session. Others are only kept, until there is no room.
     pub(super) in_use: AtomicBool,
-    pub(super) dir: OnceLock<OwnedFd>,
+    dir: Mutex<Option<Arc<OwnedFd>>>,
     /// The index on the disk says that the files may be anything.
     pub(super) dirty: AtomicBool,
     /// Bytes that its directory takes.
@@ -71,7 +71,7 @@ impl Entry {
             used: std::iter::repeat_with(AtomicU32::default).take(pieces).collect(),
             flags: std::iter::repeat_with(AtomicU8::default).take(pieces).collect(),
             in_use: AtomicBool::new(false),
-            dir: OnceLock::new(),
+            dir: Mutex::default(),
             dirty: AtomicBool::new(false),
             allocated: AtomicU64::new(0),
             pins: Mutex::default(),
@@ -101,12 +101,13 @@ impl Entry {
             };
             if let Some(tick) = tick {
                 *used.get_mut() = tick.0;
-                *flags.get_mut() = if index.clean { 0 } else { SUSPECT };
+                let suspect = !index.clean || index.suspect.get(at) == Some(&true);
+                *flags.get_mut() = if suspect { SUSPECT } else { 0 };
             }
         }
         entry.dirty = AtomicBool::new(!index.clean);
         entry.allocated = AtomicU64::new(disk::allocated_in(&dir)?);
-        let _ = entry.dir.set(dir);
+        entry.set_dir(Some(dir));
         Ok(entry)
     }
 
@@ -144,6 +145,15 @@ impl Entry {
             }
         }
         Ok(written)
+    }
+
+    /// Its directory, if it has one.
+    pub(super) fn dir(&self) -> Option<Arc<OwnedFd>> {
+        self.dir.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_dir(&self, dir: Option<OwnedFd>) {
+        *self.dir.lock().unwrap_or_else(PoisonError::into_inner) = dir.map(Arc::new);
     }
 
     /// Where the checksums of a piece lie in their file, bytes.
@@ -260,6 +270,7 @@ impl Entry {
             downloaded: self.before.0.saturating_add(session.0),
             uploaded: self.before.1.saturating_add(session.1),
             used: self.used.iter().map(seconds).collect(),
+            suspect: self.flags.iter().map(|flags| flags.load(Ordering::Relaxed) & SUSPECT != 0).collect(),
         }
     }
 

@@ -19,6 +19,8 @@ pub(super) struct Index {
     pub(super) uploaded: u64,
     /// Per piece: when it was used last, seconds since 1970; 0 if it is not there.
     pub(super) used: Vec<u32>,
+    /// Per piece: it was there after an unclean stop, and nobody has hashed it since.
+    pub(super) suspect: Vec<bool>,
 }
 
 /// Why an index is of no use.
@@ -35,7 +37,8 @@ pub(super) enum IndexError {
 impl Index {
     /// Bytes of the index of such a torrent.
     pub(super) fn length(geometry: &Geometry) -> usize {
-        HEADER + 4 * geometry.pieces() as usize + 4
+        let pieces = geometry.pieces() as usize;
+        HEADER + 4 * pieces + pieces.div_ceil(8) + 4
     }
 
     /// As the file has it.
@@ -50,6 +53,8 @@ impl Index {
         out.extend_from_slice(&self.downloaded.to_le_bytes());
         out.extend_from_slice(&self.uploaded.to_le_bytes());
         out.extend(self.used.iter().flat_map(|used| used.to_le_bytes()));
+        let bits = |eight: &[bool]| eight.iter().rev().fold(0, |byte, &bit| byte << 1 | u8::from(bit));
+        out.extend(self.suspect.chunks(8).map(bits));
         out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());
         out
     }
@@ -79,12 +84,14 @@ impl Index {
         let (&clean, rest) = rest.split_first().ok_or(IndexError::Damaged)?;
         let (downloaded, rest) = rest.split_first_chunk::<8>().ok_or(IndexError::Damaged)?;
         let (uploaded, rest) = rest.split_first_chunk::<8>().ok_or(IndexError::Damaged)?;
-        let table = rest.split_last_chunk::<4>().ok_or(IndexError::Damaged)?.0;
+        let (table, rest) = rest.split_at_checked(4 * geometry.pieces() as usize).ok_or(IndexError::Damaged)?;
+        let suspect = |piece: usize| rest.get(piece / 8).is_some_and(|byte| byte >> (piece % 8) & 1 == 1);
         Ok(Self {
             clean: clean == 1,
             downloaded: u64::from_le_bytes(*downloaded),
             uploaded: u64::from_le_bytes(*uploaded),
             used: table.as_chunks().0.iter().map(|used| u32::from_le_bytes(*used)).collect(),
+            suspect: (0..geometry.pieces() as usize).map(suspect).collect(),
         })
     }
 }
@@ -98,7 +105,8 @@ mod tests {
     fn index(pieces: u32) -> (Index, Geometry) {
         let geometry = Geometry::new(u64::from(pieces) * 100 - 1, 100).unwrap();
         let used = (0..pieces).map(|piece| piece % 3 * 1_700_000_000 / 2).collect();
-        (Index { clean: true, downloaded: 5, uploaded: u64::MAX, used }, geometry)
+        let suspect = (0..pieces).map(|piece| piece % 5 == 1).collect();
+        (Index { clean: true, downloaded: 5, uploaded: u64::MAX, used, suspect }, geometry)
     }
 
     #[test]

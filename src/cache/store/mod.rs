@@ -23,6 +23,7 @@ mod open;
 #[cfg(test)]
 #[expect(clippy::cast_possible_truncation, reason = "the sizes of a test are small")]
 mod tests;
+mod tools;
 
 use std::fs::File;
 use std::io;
@@ -43,6 +44,7 @@ pub use entry::{Entry, Pin};
 use entry::{INDEX, INFO, SUMS};
 use layout::FileNumber;
 use oldest::Oldest;
+pub use tools::{Checkup, Listed};
 
 /// Files that are kept open: with `ulimit -n 256` there must be room for peers.
 const OPEN_FILES: NonZeroUsize = NonZeroUsize::new(48).expect("not 0");
@@ -315,7 +317,7 @@ impl Store {
         if let Some(file) = self.lock_open().get(&key) {
             return Ok(Arc::clone(file));
         }
-        let dir = entry.dir.get().ok_or(io::ErrorKind::NotFound)?;
+        let dir = entry.dir().ok_or(io::ErrorKind::NotFound)?;
         let text = name.text();
         let file = Arc::new(if write { disk::create(dir, &text)? } else { disk::open(dir, &text)? });
         let oldest = self.lock_open().push(key, Arc::clone(&file));
@@ -371,17 +373,59 @@ impl Store {
                 self.forget(entry, piece);
                 Err(Fault::Absent)
             }
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => {
-                self.close_files(entry);
-                self.forget(entry, piece);
-                Err(Fault::Absent)
-            }
             Err(error) => {
-                self.failed("read", &error);
+                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) {
+                    self.forget_missing(entry, piece);
+                } else {
+                    self.failed("read", &error);
+                }
                 self.forget(entry, piece);
                 Err(Fault::Absent)
             }
         }
+    }
+
+    /// A file of this piece is gone or was cut short: all pieces that it does not have any more are forgotten at once.
+    fn forget_missing(&self, entry: &Entry, piece: PieceIndex) {
+        let _ledger = self.lock();
+        self.close_files(entry);
+        let mut lengths: Vec<(FileNumber, u64)> = Vec::new();
+        for span in entry.layout.spans(entry.layout.piece_bytes(piece)) {
+            let Some((file, _)) = span.file else { continue };
+            let opened = self.file(entry, Name::Data(file), false).and_then(|file| file.metadata());
+            lengths.push((file, opened.map_or(0, |metadata| metadata.len())));
+        }
+        let missing = |piece: &PieceIndex| {
+            entry.layout.spans(entry.layout.piece_bytes(*piece)).any(|span| {
+                let end = |(file, at): (FileNumber, u64)| (file, at + (span.part.end - span.part.start) as u64);
+                let there = |(file, end)| lengths.iter().all(|&(other, length)| other != file || end <= length);
+                span.file.is_some_and(|place| !there(end(place)))
+            })
+        };
+        let gone: Vec<PieceIndex> = entry.held().filter(missing).collect();
+        tracing::warn!(
+            "{}: files of {} are missing: {} pieces are fetched again",
+            self.path.display(),
+            Hex(&entry.id),
+            gone.len()
+        );
+        gone.into_iter().for_each(|piece| self.take(entry, piece));
+        self.recount(entry);
+    }
+
+    /// True if somebody has taken the directory of a torrent away: it is as if it had never been.
+    fn lost_dir(&self, entry: &Entry) -> bool {
+        let gone = entry.dir().is_some_and(|dir| rustix::fs::fstat(&*dir).is_ok_and(|stat| stat.st_nlink == 0));
+        if gone {
+            self.close_files(entry);
+            entry.set_dir(None);
+            entry.dirty.store(false, Ordering::Relaxed);
+            entry.layout.geometry.all().for_each(|piece| {
+                entry.take(piece);
+            });
+            self.count(entry, entry.allocated.load(Ordering::Relaxed), 0);
+        }
+        gone
     }
 
     /// The piece, if it passes its hash.
@@ -561,7 +605,7 @@ impl Store {
 
     /// A file to write to, if it is there.
     fn file_if_there(&self, entry: &Entry, name: Name) -> io::Result<Option<Arc<File>>> {
-        match entry.dir.get().map(|dir| disk::open(dir, &name.text())) {
+        match entry.dir().map(|dir| disk::open(dir, &name.text())) {
             None => Ok(None),
             Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Some(Err(error)) => Err(error),
@@ -587,7 +631,7 @@ impl Store {
 
     /// Counts a directory anew.
     fn recount(&self, entry: &Entry) {
-        if let Some(Ok(now)) = entry.dir.get().map(disk::allocated_in) {
+        if let Some(Ok(now)) = entry.dir().map(disk::allocated_in) {
             let before = entry.allocated.load(Ordering::Relaxed);
             self.count(entry, before, now);
         }
@@ -598,7 +642,7 @@ impl Store {
         if entry.dirty.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let Some(dir) = entry.dir.get() else { return Err(io::ErrorKind::NotFound.into()) };
+        let Some(dir) = entry.dir() else { return Err(io::ErrorKind::NotFound.into()) };
         let index = entry.index(false, &self.clock, (0, 0));
         disk::replace(dir, INDEX, &index.encode(&entry.id, &entry.layout.geometry), false)?;
         entry.dirty.store(true, Ordering::Relaxed);
@@ -608,12 +652,12 @@ impl Store {
 
     /// Makes the directory of a torrent that has none yet.
     fn make_dir(&self, entry: &Entry, info: &[u8]) -> io::Result<()> {
-        if entry.dir.get().is_some() {
+        if entry.dir().is_some() {
             return Ok(());
         }
         let dir = disk::make_dir(&self.root, &Hex(&entry.id).to_string())?;
         disk::replace(&dir, INFO, info, false)?;
-        let _ = entry.dir.set(dir);
+        entry.set_dir(Some(dir));
         Ok(())
     }
 
@@ -626,10 +670,15 @@ impl Store {
         if entry.holds(piece) {
             return Put::Stored;
         }
-        let written = self
-            .make_dir(entry, &meta.info)
-            .and_then(|()| self.prepare(entry))
-            .and_then(|()| self.write_piece(entry, piece, verified));
+        let write = || {
+            self.make_dir(entry, &meta.info)
+                .and_then(|()| self.prepare(entry))
+                .and_then(|()| self.write_piece(entry, piece, verified))
+        };
+        let written = match write() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.lost_dir(entry) => write(),
+            written => written,
+        };
         match written {
             Ok(()) => {
                 entry.put(piece, self.clock.now());
@@ -684,17 +733,18 @@ impl Store {
     /// end (`last`), everything is where the index says.
     pub fn save(&self, entry: &Entry, meta: &Metainfo, session: (u64, u64), last: bool) {
         let _ledger = self.lock();
-        let changed = entry.dirty.load(Ordering::Relaxed) || session != (0, 0);
-        if !changed || self.is_off() {
-            return;
+        if (entry.dirty.load(Ordering::Relaxed) || session != (0, 0)) && !self.is_off() {
+            match self.make_dir(entry, &meta.info) {
+                Ok(()) => self.save_index(entry, session, last),
+                Err(error) => tracing::warn!("{}: the index cannot be written: {error}", self.path.display()),
+            }
         }
-        let geometry = &entry.layout.geometry;
-        let saved = self.make_dir(entry, &meta.info).and_then(|()| {
-            let dir = entry.dir.get().ok_or(io::ErrorKind::NotFound)?;
-            let index = entry.index(last, &self.clock, session);
-            disk::replace(dir, INDEX, &index.encode(&entry.id, geometry), last)
-        });
-        match saved {
+    }
+
+    fn save_index(&self, entry: &Entry, session: (u64, u64), last: bool) {
+        let Some(dir) = entry.dir() else { return };
+        let index = entry.index(last, &self.clock, session).encode(&entry.id, &entry.layout.geometry);
+        match disk::replace(dir, INDEX, &index, last) {
             Ok(()) => entry.dirty.store(!last, Ordering::Relaxed),
             Err(error) => tracing::warn!("{}: the index cannot be written: {error}", self.path.display()),
         }
@@ -723,7 +773,7 @@ impl Store {
         if self.is_off() || !pieces.clone().all(whole) {
             return None;
         }
-        let file = disk::open(entry.dir.get()?, &number.name()).ok()?;
+        let file = disk::open(entry.dir()?, &number.name()).ok()?;
         let length = bytes.end - bytes.start;
         if file.metadata().ok()?.len() != length || !self.may_pin(&ledger, length) {
             return None;
