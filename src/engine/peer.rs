@@ -17,7 +17,7 @@ use super::outbox::{Outbox, SLICES};
 use super::torrent::{End, Link, Torrent};
 use crate::metainfo::Request;
 use crate::swarm::{CloseReason, Connected, Input, PeerKey, Receipt, Swarm};
-use crate::wire::{self, ExtendedHandshake, Message, OUR_DONTHAVE_ID};
+use crate::wire::{self, ExtendedHandshake, Message, OUR_DONTHAVE_ID, OUR_UPLOAD_ONLY_ID};
 
 /// The worker's read buffer: the largest message, and as much again for the next read.
 const BUFFER: usize = 2 * wire::MAX_MESSAGE;
@@ -136,7 +136,8 @@ impl Peer {
             reqq: Some(super::session::REQQ),
             client: Some(concat!("swarmfs ", env!("CARGO_PKG_VERSION")).to_owned()),
             listen_port: Some(self.torrent.shared.port),
-            upload_only: self.torrent.look(Swarm::seeding),
+            upload_only_id: Some(OUR_UPLOAD_ONLY_ID),
+            upload_only: self.torrent.look(|swarm| swarm.greets_upload_only(self.key)).then_some(true),
             yourip: Some(self.addr.ip()),
             ..ExtendedHandshake::default()
         };
@@ -351,6 +352,9 @@ fn judge(
             }
             Message::Extended { id: OUR_DONTHAVE_ID, payload } => {
                 swarm.handle(now, Input::DontHave(peer, wire::decode_donthave(&payload)?));
+            }
+            Message::Extended { id: OUR_UPLOAD_ONLY_ID, payload } => {
+                swarm.handle(now, Input::UploadOnly(peer, wire::decode_upload_only(&payload)));
             }
             Message::Extended { .. } => {}
             message => {

@@ -353,12 +353,13 @@ impl Torrent {
     pub(super) fn announce(self: &Arc<Self>, spec: discovery::AnnounceSpec) {
         let (me, found) = (Arc::downgrade(self), Arc::downgrade(self));
         let progress = Arc::new(move || {
-            me.upgrade().map_or(discovery::Progress { downloaded: 0, uploaded: 0, left: 0 }, |torrent| {
-                let totals = torrent.look(Swarm::totals);
+            me.upgrade().map_or_else(discovery::Progress::default, |torrent| {
+                let (totals, partial_seed) = torrent.look(|swarm| (swarm.totals(), swarm.partial_seed()));
                 discovery::Progress {
                     downloaded: totals.downloaded,
                     uploaded: totals.uploaded,
                     left: torrent.meta.geometry.total().saturating_sub(totals.held),
+                    partial_seed,
                 }
             })
         });

@@ -10,7 +10,7 @@ use super::pieces::{Partial, right_digests};
 use super::world::{DONTHAVE, Event, MAX_SPINS, MIN_INTERVAL, NodeIndex, TORRENT, World};
 use crate::metainfo::{PieceIndex, Request};
 use crate::swarm::{CloseReason, Effect, Input, Outgoing, PeerKey, Receipt, Room};
-use crate::wire::Message;
+use crate::wire::{self, Message};
 
 /// A `piece` message with a whole block.
 const BLOCK: usize = 16 * 1024 + 13;
@@ -236,6 +236,9 @@ impl World {
                 Ok(piece) => node.swarm.handle(now, Input::DontHave(peer, PieceIndex(u32::from_be_bytes(piece)))),
                 Err(_) => self.violation(index, format!("a dont-have of {} bytes came", payload.len())),
             },
+            Message::Extended { id: wire::OUR_UPLOAD_ONLY_ID, payload } => {
+                node.swarm.handle(now, Input::UploadOnly(peer, wire::decode_upload_only(&payload)));
+            }
             message => {
                 node.swarm.handle(now, Input::Message(peer, &message));
                 match message {

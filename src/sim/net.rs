@@ -6,7 +6,7 @@ use super::node::{PORT, at, listens};
 use super::world::{DONTHAVE, Event, NodeIndex, REQQ, TORRENT, World};
 use crate::metainfo::Request;
 use crate::swarm::{Connected, Input, PeerKey};
-use crate::wire::{ExtendedHandshake, Message};
+use crate::wire::{ExtendedHandshake, Message, OUR_UPLOAD_ONLY_ID};
 
 /// Bytes in a socket that are not on the wire yet. Two blocks: what keeps a link busy and a message's wait short.
 const UNSENT: usize = 2 * (16 * 1024 + 13);
@@ -129,9 +129,11 @@ impl World {
             self.nodes[node.0].peers.insert(key, side);
             let connected = Connected { peer: key, addr, id, fast: true, outgoing: side == 0 };
             self.nodes[node.0].swarm.handle(now, Input::Connected(connected));
+            let upload_only = self.nodes[node.0].swarm.greets_upload_only(key).then_some(true);
             let handshake = ExtendedHandshake {
-                messages: std::iter::once(("lt_donthave".to_owned(), DONTHAVE)).collect(),
                 donthave: Some(DONTHAVE),
+                upload_only_id: Some(OUR_UPLOAD_ONLY_ID),
+                upload_only,
                 reqq: Some(REQQ),
                 listen_port: Some(PORT),
                 ..ExtendedHandshake::default()

@@ -62,6 +62,8 @@ pub struct Swarm {
     pub(super) evicted: Bits,
     pub(super) last_eviction: Option<Instant>,
     pub(super) completed: bool,
+    /// What peers are to be told of us (BEP 21).
+    pub(super) upload_only: bool,
     /// Haves and dont-haves to tell, and the number of the first one.
     pub(super) log: VecDeque<News>,
     pub(super) log_start: u64,
@@ -136,6 +138,7 @@ impl Swarm {
             evicted: Bits::none(pieces),
             last_eviction: None,
             completed: have.full(),
+            upload_only: false,
             have,
             wanted_left: overview::bytes_left(&setup.geometry, &sated),
             wanted,
@@ -179,6 +182,7 @@ impl Swarm {
             work: false,
             totals: Totals { held: if setup.complete { setup.geometry.total() } else { held }, ..Totals::default() },
         };
+        swarm.upload_only = swarm.seeding();
         swarm.refresh_regions();
         swarm.refresh_interest(now);
         swarm
@@ -195,7 +199,7 @@ impl Swarm {
         // A peer may say hundreds of things under one lock: a step with each of them would hold it for milliseconds.
         let counts = match input {
             Input::Message(_, message) => matches!(message, Message::Bitfield(_)),
-            Input::DontHave(..) => false,
+            Input::DontHave(..) | Input::UploadOnly(..) => false,
             _ => true,
         };
         match input {
@@ -203,6 +207,7 @@ impl Swarm {
             Input::Extended(peer, handshake) => self.extended(now, peer, handshake),
             Input::Message(peer, message) => self.message(now, peer, message),
             Input::DontHave(peer, piece) => self.peer_lost(now, peer, piece),
+            Input::UploadOnly(peer, upload_only) => self.peer_gives_only(now, peer, upload_only),
             Input::Disconnected(peer) => self.gone(now, peer),
             Input::Unchoked(list) => self.unchoke(now, list),
             Input::Open(handle, file) => self.open(now, handle, file),
@@ -248,8 +253,10 @@ impl Swarm {
         }
     }
 
-    /// Memory is asked for or given back, and idle peers are woken if there is something new to ask for.
+    /// Peers learn whether we only give, memory is asked for or given back, and idle peers are woken if there is something
+    /// new to ask for.
     pub(super) fn settle(&mut self, now: Instant) {
+        self.check_upload_only(now);
         self.balance(now);
         if std::mem::take(&mut self.work) {
             self.wake_idle(now);
@@ -297,7 +304,7 @@ impl Swarm {
             sent: p.sent,
             connected: p.connected,
             snubbed: p.snubbed,
-            seed: p.seed(),
+            seed: p.gives_only(),
         };
         self.peers.iter().map(candidate).collect()
     }

@@ -28,6 +28,7 @@ mod tests;
 mod timers;
 mod transmit;
 mod upload;
+mod upload_only;
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -149,12 +150,15 @@ pub struct Connected {
 pub enum Input<'a> {
     /// A peer is here. Its bitfield (or have-all, have-none) is queued as the first thing to send.
     Connected(Connected),
-    /// A peer's extension handshake (BEP 10): `reqq`, `upload_only`, the id of lt_donthave.
+    /// A peer's extension handshake (BEP 10), the first or a later one: `reqq`, `upload_only`, the ids of lt_donthave and
+    /// upload_only. What it does not name stays as it was.
     Extended(PeerKey, &'a ExtendedHandshake),
     /// A message other than `piece` and `extended`. A protocol violation yields [`Effect::Close`].
     Message(PeerKey, &'a Message<'a>),
     /// The peer no longer has this piece (BEP 54).
     DontHave(PeerKey, PieceIndex),
+    /// The peer wants nothing of anybody from now on, or does again (BEP 21).
+    UploadOnly(PeerKey, bool),
     /// A peer is gone; its blocks go back to the picker at once.
     Disconnected(PeerKey),
     /// Which connected peers are unchoked from now on; all others are choked (the node's rechoke).
@@ -277,7 +281,7 @@ pub enum CloseReason {
     /// A message that breaks the protocol.
     #[error("{0}")]
     Protocol(&'static str),
-    /// Both sides are seeds.
+    /// Both sides are seeds, or have all that they want (BEP 21).
     #[error("both sides are complete")]
     BothSeeds,
     /// Nothing useful for too long.
@@ -343,7 +347,7 @@ pub struct Candidate {
     pub connected: Instant,
     /// It has been silent while our requests wait.
     pub snubbed: bool,
-    /// It holds every piece, so it has no use for a slot.
+    /// It holds every piece, or all that it wants (BEP 21), so it has no use for a slot.
     pub seed: bool,
 }
 

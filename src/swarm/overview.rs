@@ -103,6 +103,12 @@ impl Swarm {
         self.complete() || (partial && self.handles.is_empty() && self.reads.is_empty())
     }
 
+    /// True if something is missing that we do not want (BEP 21).
+    #[must_use]
+    pub fn partial_seed(&self) -> bool {
+        self.seeding() && !self.complete()
+    }
+
     /// The fill needs this piece no more. False if it did not before.
     pub(super) fn sate(&mut self, piece: PieceIndex) -> bool {
         let sated = self.sated.insert(piece);

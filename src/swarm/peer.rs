@@ -70,7 +70,12 @@ pub(super) struct Peer {
     pub(super) counted: u32,
     /// It has said what it has: a bitfield is out of place from now on.
     pub(super) told: bool,
+    /// It has said its extension handshake (BEP 10).
+    pub(super) extended: bool,
+    /// It wants nothing of anybody (BEP 21), the id by which it takes that of us, and what it was told.
     pub(super) upload_only: bool,
+    pub(super) upload_only_id: Option<u8>,
+    pub(super) said_upload_only: bool,
     pub(super) reqq: u32,
     pub(super) donthave: Option<u8>,
 
@@ -160,7 +165,10 @@ impl Peer {
             was_seed: false,
             counted: pieces,
             told: false,
+            extended: false,
             upload_only: false,
+            upload_only_id: None,
+            said_upload_only: false,
             reqq: Self::REQQ,
             donthave: None,
             choking: true,
@@ -206,6 +214,11 @@ impl Peer {
             Has::Some(bits) => bits.full(),
             Has::Nothing => false,
         }
+    }
+
+    /// True if it wants nothing: it has every piece, or says so (BEP 21).
+    pub(super) fn gives_only(&self) -> bool {
+        self.upload_only || self.seed()
     }
 
     /// More requests that may go out now.

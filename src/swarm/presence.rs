@@ -40,7 +40,9 @@ impl Swarm {
     pub(super) fn connected(&mut self, now: Instant, c: &Connected) {
         self.gone(now, c.peer);
         self.addresses.insert(c.peer, c.addr);
-        self.peers.insert(c.peer, Peer::new(now, c.addr, c.fast, self.geometry.pieces()));
+        let mut peer = Peer::new(now, c.addr, c.fast, self.geometry.pieces());
+        peer.said_upload_only = self.upload_only;
+        self.peers.insert(c.peer, peer);
         self.arm(c.peer);
         self.wake(c.peer);
     }
@@ -55,7 +57,14 @@ impl Swarm {
         if let Some(id) = handshake.donthave {
             peer.donthave = (id != 0).then_some(id);
         }
-        peer.upload_only = handshake.upload_only;
+        peer.extended = true;
+        if let Some(upload_only) = handshake.upload_only {
+            peer.upload_only = upload_only;
+        }
+        peer.upload_only_id = handshake.upload_only_id.or(peer.upload_only_id);
+        if peer.said_upload_only != self.upload_only {
+            self.wake(key);
+        }
         self.changed(now, key);
     }
 
@@ -261,8 +270,8 @@ impl Swarm {
     }
 
     /// What a peer has changed: interest, work, and the end if neither side needs the other.
-    fn changed(&mut self, now: Instant, key: PeerKey) {
-        if self.seeding() && self.peers.get(&key).is_some_and(|p| p.seed() || p.upload_only) {
+    pub(super) fn changed(&mut self, now: Instant, key: PeerKey) {
+        if self.seeding() && self.peers.get(&key).is_some_and(Peer::gives_only) {
             self.close(now, key, CloseReason::BothSeeds);
             return;
         }
@@ -326,10 +335,6 @@ impl Swarm {
         self.proven(piece);
         if self.ever.insert(piece) && self.ever.full() && !std::mem::replace(&mut self.completed, true) {
             self.effects.push_back(Effect::Completed);
-        }
-        if self.seeding() {
-            let seeds: Vec<PeerKey> = self.peers.iter().filter(|(_, p)| p.seed()).map(|(&key, _)| key).collect();
-            seeds.into_iter().for_each(|key| self.close(now, key, CloseReason::BothSeeds));
         }
         if self.starving {
             self.check_starved(now);

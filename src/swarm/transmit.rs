@@ -97,6 +97,13 @@ impl Swarm {
             peer.said_unchoked = peer.unchoked;
             room.message(if peer.unchoked { Message::Unchoke } else { Message::Choke });
         }
+        if let Some(message) = peer.upload_only_news(self.upload_only) {
+            if !room.fits(message.encoded_len()) {
+                return false;
+            }
+            peer.said_upload_only = self.upload_only;
+            room.message(message);
+        }
         while let Some(message) = peer.control.pop_front() {
             if !room.fits(message.encoded_len()) {
                 peer.control.push_front(message);

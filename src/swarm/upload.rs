@@ -26,7 +26,7 @@ impl Swarm {
     pub(super) fn interested(&mut self, key: PeerKey, interested: bool) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.interested = interested;
-        if !self.upload || !interested || !peer.fast || peer.given.is_some() || peer.seed() {
+        if !self.upload || !interested || !peer.fast || peer.given.is_some() || peer.gives_only() {
             return;
         }
         if self.peers.values().filter(|p| p.fetches_allowed()).count() >= ALLOWED_PEERS {

@@ -1,4 +1,4 @@
-//! The extension protocol's handshake (BEP 10) and lt_donthave (BEP 54).
+//! The extension protocol's handshake (BEP 10), lt_donthave (BEP 54) and upload_only (BEP 21).
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -8,10 +8,14 @@ use crate::metainfo::PieceIndex;
 
 /// The id by which peers send us lt_donthave (BEP 54).
 pub const OUR_DONTHAVE_ID: u8 = 7;
+/// The id by which peers send us upload_only (BEP 21).
+pub const OUR_UPLOAD_ONLY_ID: u8 = 3;
 /// The largest `metadata_size` that is believed, bytes (BEP 9): it is a stranger's word, and buffers follow from it.
 pub const MAX_METADATA: u64 = 16 << 20;
 /// lt_donthave's name in `m` (BEP 54).
 const DONTHAVE: &str = "lt_donthave";
+/// upload_only's name in `m`: the message that clients have beside the key of BEP 21.
+const UPLOAD_ONLY: &str = "upload_only";
 /// The most extensions that are remembered of a peer; real clients have under twenty.
 const MAX_MESSAGES: usize = 64;
 /// The longest extension name that is remembered, bytes.
@@ -32,8 +36,10 @@ pub struct ExtendedHandshake {
     pub client: Option<String>,
     /// `p`: the sender's listening port.
     pub listen_port: Option<u16>,
-    /// `upload_only` (BEP 21).
-    pub upload_only: bool,
+    /// The id of the upload_only message, from `m`.
+    pub upload_only_id: Option<u8>,
+    /// `upload_only` (BEP 21): the sender wants nothing, or does again. None: as it was.
+    pub upload_only: Option<bool>,
     /// `yourip`: our address as the sender sees it.
     pub yourip: Option<IpAddr>,
     /// `metadata_size` (BEP 9), bytes.
@@ -47,6 +53,9 @@ impl ExtendedHandshake {
         let mut messages: BTreeMap<&str, u8> = self.messages.iter().map(|(name, id)| (name.as_str(), *id)).collect();
         if let Some(id) = self.donthave {
             messages.insert(DONTHAVE, id);
+        }
+        if let Some(id) = self.upload_only_id {
+            messages.insert(UPLOAD_ONLY, id);
         }
         // Keys in the order of their bytes (BEP 3).
         let mut out = b"d1:md".to_vec();
@@ -64,7 +73,7 @@ impl ExtendedHandshake {
         number(b"metadata_size", self.metadata_size);
         number(b"p", self.listen_port.map(u64::from));
         number(b"reqq", self.reqq.map(u64::from));
-        number(b"upload_only", self.upload_only.then_some(1));
+        number(b"upload_only", self.upload_only.map(u64::from));
         if let Some(client) = &self.client {
             put_bytes(b"v", &mut out);
             put_bytes(client.as_bytes(), &mut out);
@@ -100,11 +109,12 @@ impl ExtendedHandshake {
             .collect();
         Ok(Self {
             donthave: messages.get(DONTHAVE).copied().filter(|&id| id != 0),
+            upload_only_id: messages.get(UPLOAD_ONLY).copied().filter(|&id| id != 0),
             messages,
             reqq: number("reqq").filter(|&n| n > 0).map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
             client: bytes("v").map(|v| printable(v, MAX_CLIENT)).filter(|v| !v.is_empty()),
             listen_port: number("p").and_then(|p| u16::try_from(p).ok()).filter(|&p| p != 0),
-            upload_only: number("upload_only").is_some_and(|n| n != 0),
+            upload_only: number("upload_only").map(|n| n != 0),
             yourip: bytes("yourip").and_then(ip_of),
             metadata_size: number("metadata_size")
                 .and_then(|n| u64::try_from(n).ok())
@@ -146,6 +156,18 @@ pub fn decode_donthave(payload: &[u8]) -> Result<PieceIndex, DecodeError> {
     Ok(PieceIndex(u32::from_be_bytes(bytes)))
 }
 
+/// The payload of an upload_only message (BEP 21): whether the sender wants nothing from now on.
+#[must_use]
+pub fn encode_upload_only(upload_only: bool) -> Vec<u8> {
+    vec![upload_only.into()]
+}
+
+/// Reads the payload of an upload_only message (BEP 21): one byte, and anything but 0 is yes.
+#[must_use]
+pub fn decode_upload_only(payload: &[u8]) -> bool {
+    payload.first().is_some_and(|&byte| byte != 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,24 +179,29 @@ mod tests {
     #[test]
     fn ours_survives_the_wire_with_its_keys_in_order() {
         let ours = ExtendedHandshake {
-            messages: [("ut_pex".to_owned(), 1), (DONTHAVE.to_owned(), OUR_DONTHAVE_ID)].into(),
+            messages: [("ut_pex", 1), (DONTHAVE, OUR_DONTHAVE_ID), (UPLOAD_ONLY, OUR_UPLOAD_ONLY_ID)]
+                .map(|(name, id)| (name.to_owned(), id))
+                .into(),
             donthave: Some(OUR_DONTHAVE_ID),
+            upload_only_id: Some(OUR_UPLOAD_ONLY_ID),
             reqq: Some(500),
             client: Some("swarmfs 0.1".to_owned()),
             listen_port: Some(6881),
-            upload_only: true,
+            upload_only: Some(true),
             yourip: Some(Ipv4Addr::new(b'a', b'b', b'c', b'd').into()),
             metadata_size: Some(31_235),
         };
         let bytes = ours.encode();
         assert_eq!(
             String::from_utf8_lossy(&bytes),
-            "d1:md11:lt_donthavei7e6:ut_pexi1ee13:metadata_sizei31235e1:pi6881e4:reqqi500e11:upload_onlyi1e1:v11:swarmfs 0.16:yourip4:abcde"
+            "d1:md11:lt_donthavei7e11:upload_onlyi3e6:ut_pexi1ee13:metadata_sizei31235e1:pi6881e4:reqqi500e11:upload_onlyi1e1:v11:swarmfs 0.16:yourip4:abcde"
         );
         assert_eq!(ExtendedHandshake::decode(&bytes), Ok(ours));
         assert_eq!(ExtendedHandshake::default().encode(), b"d1:mdee");
         let only_donthave = ExtendedHandshake { donthave: Some(7), ..ExtendedHandshake::default() };
         assert_eq!(only_donthave.encode(), b"d1:md11:lt_donthavei7eee");
+        let wants_again = ExtendedHandshake { upload_only: Some(false), ..ExtendedHandshake::default() };
+        assert_eq!(wants_again.encode(), b"d1:mde11:upload_onlyi0ee");
     }
 
     #[test]
@@ -187,6 +214,9 @@ mod tests {
         assert_eq!((transmission.reqq, transmission.client.as_deref()), (Some(255), Some("1.2.3")));
         assert_eq!(transmission.listen_port, None, "port 0 is none");
         assert_eq!(transmission.donthave, None);
+        assert_eq!((transmission.upload_only_id, transmission.upload_only), (Some(3), None));
+        assert_eq!(decode("d11:upload_onlyi1ee").upload_only, Some(true));
+        assert_eq!(decode("d11:upload_onlyi0ee").upload_only, Some(false));
         assert_eq!(decode("d1:md11:lt_donthavei0eee").donthave, None, "0 switches it off");
         assert_eq!(decode("d1:md6:ut_pexi0eee").messages["ut_pex"], 0);
         assert_eq!(decode("detail"), ExtendedHandshake::default());
@@ -224,6 +254,15 @@ mod tests {
         for text in ["", "i1e", "le", "4:test", "d", "d1:md", "d13:metadata_sizei16384", nest.as_str(), &deep, &wide] {
             assert_eq!(ExtendedHandshake::decode(text.as_bytes()), Err(DecodeError::Bencode));
         }
+    }
+
+    #[test]
+    fn upload_only_is_one_byte() {
+        for (value, byte) in [(false, 0), (true, 1)] {
+            assert_eq!(encode_upload_only(value), [byte]);
+            assert_eq!(decode_upload_only(&[byte]), value);
+        }
+        assert!(!decode_upload_only(&[]));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What peers and trackers say, as values: messages and handshakes (BEP 3, 6, 10), extensions (BEP 54), tracker replies
+//! What peers and trackers say, as values: messages and handshakes (BEP 3, 6, 10), extensions (BEP 21, 54), tracker replies
 //! (BEP 3, 7, 15, 23, 24, 41, 48). Decoders take untrusted bytes, allocate nothing ahead of data and never panic.
 #![forbid(unsafe_code)]
 
@@ -11,7 +11,10 @@ mod scrape;
 mod tracker;
 mod udp_tracker;
 
-pub use extension::{ExtendedHandshake, MAX_METADATA, OUR_DONTHAVE_ID, decode_donthave, encode_donthave};
+pub use extension::{
+    ExtendedHandshake, MAX_METADATA, OUR_DONTHAVE_ID, OUR_UPLOAD_ONLY_ID, decode_donthave, decode_upload_only,
+    encode_donthave, encode_upload_only,
+};
 pub use fast::allowed_fast_set;
 pub use handshake::Handshake;
 pub use message::{MAX_MESSAGE, Message, PIECE_HEADER, PeerId, decode, piece_header};

@@ -26,6 +26,8 @@ pub enum Event {
     Stopped,
     /// The download has just become complete.
     Completed,
+    /// As [`Event::None`], of a partial seed (BEP 21): it has all that it wants. UDP has no word for it.
+    Paused,
 }
 
 /// What an announce tells the tracker (BEP 3, BEP 7, BEP 23).
@@ -112,6 +114,7 @@ pub fn announce_query(query: &AnnounceQuery) -> String {
         Event::Started => out.push_str("&event=started"),
         Event::Stopped => out.push_str("&event=stopped"),
         Event::Completed => out.push_str("&event=completed"),
+        Event::Paused => out.push_str("&event=paused"),
     }
     if let Some(id) = &query.tracker_id {
         out.push_str("&trackerid=");
@@ -267,9 +270,9 @@ mod tests {
         let later = AnnounceQuery { event: Event::None, tracker_id: Some(b"a&b\0".to_vec()), ..query() };
         assert!(announce_query(&later).ends_with("&key=0000beef&trackerid=a%26b%00"));
         let ends = |event| announce_query(&AnnounceQuery { event, ..query() });
-        assert!(
-            ends(Event::Stopped).ends_with("&event=stopped") && ends(Event::Completed).ends_with("&event=completed")
-        );
+        assert!(ends(Event::Stopped).ends_with("&event=stopped"));
+        assert!(ends(Event::Completed).ends_with("&event=completed"));
+        assert!(ends(Event::Paused).ends_with("&event=paused"));
     }
 
     #[test]

@@ -213,7 +213,7 @@ pub fn encode_udp_request(request: &UdpRequest) -> Vec<u8> {
             out.extend(query.peer_id.0);
             out.extend([query.downloaded, query.left, query.uploaded].iter().flat_map(|n| n.to_be_bytes()));
             let event: u32 = match query.event {
-                Event::None => 0,
+                Event::None | Event::Paused => 0,
                 Event::Completed => 1,
                 Event::Started => 2,
                 Event::Stopped => 3,

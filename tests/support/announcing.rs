@@ -39,10 +39,14 @@ pub(crate) fn spec(tiers: &[&[String]]) -> AnnounceSpec {
 }
 
 pub(crate) fn spawn(spec: AnnounceSpec, left: u64) -> Client {
+    spawn_with(spec, Progress { downloaded: 11, uploaded: 22, left, partial_seed: false })
+}
+
+pub(crate) fn spawn_with(spec: AnnounceSpec, progress: Progress) -> Client {
     let (send, found) = mpsc::channel();
-    let left = Arc::new(AtomicU64::new(left));
+    let left = Arc::new(AtomicU64::new(progress.left));
     let shown = Arc::clone(&left);
-    let progress = move || Progress { downloaded: 11, uploaded: 22, left: shown.load(Ordering::SeqCst) };
+    let progress = move || Progress { left: shown.load(Ordering::SeqCst), ..progress };
     // The receiver goes first when a test ends.
     let announcer = discovery::spawn(spec, Arc::new(progress), Arc::new(move |peers| drop(send.send(peers))));
     Client { announcer, found, left }

@@ -5,9 +5,9 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::support::announcing::{HASH, SHORT, peer, spawn, spec};
+use crate::support::announcing::{HASH, SHORT, peer, spawn, spawn_with, spec};
 use crate::support::tracker::{Action, Tracker, answer, gzip, gzip_bomb, ok, reply};
-use swarmfs::engine::discovery::AnnounceSpec;
+use swarmfs::engine::discovery::{AnnounceSpec, Progress};
 use swarmfs::wire::PeerId;
 
 fn good() -> Tracker {
@@ -73,6 +73,20 @@ async fn a_seed_from_the_start_is_never_completed() {
     client.announcer.stop().await;
     let events: Vec<_> = tracker.seen().iter().map(|s| s.text("event").map(str::to_owned)).collect();
     assert_eq!(events, [Some("started".to_owned()), Some("stopped".to_owned())]);
+}
+
+/// BEP 21. It comes with what would have no event, and takes the place of none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partial_seed_says_paused() {
+    let tracker = Tracker::answering(reply("8:intervali1800e12:min intervali5e", &[peer(1)]));
+    let progress = Progress { left: 5, partial_seed: true, ..Progress::default() };
+    let client = spawn_with(spec(&[&[tracker.announce()]]), progress);
+    client.peers();
+    client.announcer.want_peers();
+    client.peers();
+    client.announcer.stop().await;
+    let events: Vec<_> = tracker.seen().iter().map(|s| s.text("event").map(str::to_owned)).collect();
+    assert_eq!(events, ["started", "paused", "stopped"].map(|event| Some(event.to_owned())));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -178,7 +178,7 @@ impl Schedule {
             (Event::Completed, _) => Told::Complete,
             (Event::Started, _) if answer.complete => Told::Complete,
             (Event::Started, _) => Told::Started,
-            (Event::None | Event::Stopped, told) => told,
+            (Event::None | Event::Paused | Event::Stopped, told) => told,
         };
         if let Some(tier) = self.tiers.iter_mut().find(|tier| tier.contains(&index)) {
             let at = tier.iter().position(|&t| t == index).unwrap_or(0);

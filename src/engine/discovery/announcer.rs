@@ -207,7 +207,7 @@ impl Work {
     }
 
     fn query(&self, index: TrackerIndex, event: Event) -> AnnounceQuery {
-        let Progress { downloaded, uploaded, left } = (self.progress)();
+        let Progress { downloaded, uploaded, left, partial_seed } = (self.progress)();
         AnnounceQuery {
             info_hash: self.spec.info_hash,
             peer_id: self.spec.peer_id,
@@ -215,7 +215,8 @@ impl Work {
             uploaded,
             downloaded,
             left,
-            event,
+            // BEP 21: so that the tracker need not count it among those who download.
+            event: if event == Event::None && partial_seed { Event::Paused } else { event },
             numwant: if event == Event::Stopped { 0 } else { NUMWANT },
             key: self.spec.key,
             tracker_id: self.tracker_ids.get(index.0).cloned().flatten(),

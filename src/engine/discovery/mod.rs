@@ -82,6 +82,8 @@ pub struct Progress {
     pub uploaded: u64,
     /// What is missing.
     pub left: u64,
+    /// Something is missing that nobody here wants (BEP 21).
+    pub partial_seed: bool,
 }
 
 /// How a tracker is doing.
