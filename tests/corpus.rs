@@ -1,4 +1,5 @@
-//! `swarmfs info` over a corpus of torrents from other programs' tests: each gets the verdict of its `MANIFEST.tsv`.
+//! `swarmfs info` over a corpus of torrents from other programs' tests: each gets the verdict of its `MANIFEST.tsv`. And
+//! vectors of bencode and of the allowed-fast sets.
 //!
 //! The corpus is not part of this repository. It is looked for beside it, or where `SWARMFS_CORPUS` says; without it
 //! only the generated cases run.
@@ -10,6 +11,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 use swarmfs::metainfo::bencode::{Limits, check};
+use swarmfs::wire::allowed_fast_set;
 
 fn info(source: &Path, json: bool) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_swarmfs"));
@@ -247,6 +249,27 @@ fn bencode_vectors_get_their_verdicts() {
         if row[3] == "valid" {
             assert_eq!(length, Ok(input.len()), "{}", row[0]);
         }
+    }
+}
+
+#[test]
+fn allowed_fast_sets_are_those_of_bep_6() {
+    let Some(root) = corpus() else { return };
+    let rows = rows(&root.join("vectors/conformance.tsv"));
+    let sets: Vec<_> = rows.iter().filter(|row| row[0].starts_with("allowed_fast_")).collect();
+    assert!(sets.len() >= 2, "{} sets", sets.len());
+    for row in sets {
+        // infohash=aa*20 pieces=1313 ip=80.4.4.200 k=7
+        let of = |key: &str| row[2].split(' ').find_map(|field| field.strip_prefix(key)?.strip_prefix('='));
+        let field = |key| of(key).unwrap_or_else(|| panic!("{key} of {row:?}"));
+        let (byte, times) = field("infohash").split_once('*').expect("a byte, and how often");
+        let info_hash = unhex(byte).repeat(times.parse().expect("a number"));
+        let number = |key| field(key).parse::<u32>().expect("a number");
+        let ip = field("ip").parse().expect("an address");
+        let set =
+            allowed_fast_set(&info_hash.try_into().expect("20 bytes"), ip, number("pieces"), number("k") as usize);
+        let expected: Vec<u32> = row[3].split(',').map(|piece| piece.parse().expect("a piece")).collect();
+        assert_eq!(set.iter().map(|piece| piece.0).collect::<Vec<_>>(), expected, "{}", row[0]);
     }
 }
 
