@@ -48,6 +48,9 @@ pub struct Config {
     pub max_peers: usize,
     /// False with `--no-upload`: every peer stays choked.
     pub upload: bool,
+    /// Complete torrents show each peer one piece at a time, as if they had no others (BEP 16). Default false: it spares
+    /// the first seed of a torrent some upload, and everybody else waits longer.
+    pub super_seed: bool,
 }
 
 impl Default for Config {
@@ -67,6 +70,7 @@ impl Default for Config {
             upload_slots: 4,
             max_peers: 200,
             upload: true,
+            super_seed: false,
         }
     }
 }

@@ -23,6 +23,9 @@ pub(crate) struct Arguments {
     /// The directory that holds the copy
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
+    /// Show each peer one piece at a time: others pass it on, and little more than one copy is uploaded (BEP 16)
+    #[arg(long, help_heading = "Seeding")]
+    super_seed: bool,
     #[command(flatten)]
     rules: StopRules,
     #[command(flatten)]
@@ -51,7 +54,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         bail!("{} does not hold {name}: no piece of it is right{why}", arguments.data.display());
     }
     let meta = Arc::new(meta);
-    let config = Config { fill: Fill::All, data: Some(arguments.data.clone()), ..arguments.network.config() };
+    let complete = good == report.have.len();
+    if arguments.super_seed && !complete {
+        warn!("super-seeding needs all of {name}: what is there is served without it");
+    }
+    let config = Config {
+        fill: Fill::All,
+        data: Some(arguments.data.clone()),
+        super_seed: arguments.super_seed && complete,
+        ..arguments.network.config()
+    };
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     runtime.block_on(async {
         let mut ending = Ending::watch()?;

@@ -278,6 +278,7 @@ impl Session {
             capacity: copy.is_none().then_some(shared.config.memory.max(stored)),
             memory: shared.config.memory,
             upload: shared.config.upload,
+            super_seed: shared.config.super_seed,
             reqq: REQQ,
             info_hash,
             seed: u64::from_le_bytes(*shared.peer_id.0.last_chunk().unwrap_or(&[0; 8])) ^ u64::from(key.0),

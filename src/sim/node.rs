@@ -44,6 +44,8 @@ pub struct NodeSpec {
     pub behaviour: Behaviour,
     /// It has everything from the start.
     pub seed: bool,
+    /// And shows its peers one piece at a time (BEP 16).
+    pub super_seed: bool,
     /// When it joins, from the start of the simulation.
     pub join: Duration,
     /// It leaves this long after it is complete.
@@ -73,6 +75,7 @@ impl Default for NodeSpec {
             loss: None,
             behaviour: Behaviour::Honest,
             seed: false,
+            super_seed: false,
             join: Duration::ZERO,
             leave_after: None,
             cache_pieces: usize::MAX,
@@ -180,6 +183,7 @@ impl SimNode {
         let capacity = (spec.cache_pieces as u64).saturating_mul(geometry.nominal_piece_length().into());
         let setup = Setup {
             complete: spec.seed,
+            super_seed: spec.super_seed,
             fill: spec.fill,
             order: spec.order,
             capacity: Some(capacity),

@@ -6,8 +6,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rand::SeedableRng;
 use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 use super::bits::Bits;
 use super::demand::{Read, Want};
@@ -22,6 +22,7 @@ use super::presence::News;
 use super::queue::{Queue, Rank};
 use super::rates::Answers;
 use super::readahead::{Handle, Trail};
+use super::superseed::SuperSeed;
 use super::timers::{Timer, Timers};
 use super::{Candidate, CloseReason, Effect, HandleId, Input, PeerKey, ReadId, Setup, Totals};
 use crate::config::Fill;
@@ -43,6 +44,7 @@ pub struct Swarm {
     pub(super) files: Arc<[Range<u64>]>,
     pub(super) fill: Fill,
     pub(super) upload: bool,
+    pub(super) super_seed: Option<SuperSeed>,
     pub(super) reqq: u32,
     pub(super) info_hash: [u8; 20],
     pub(super) rng: StdRng,
@@ -125,14 +127,18 @@ impl Swarm {
         let held: u64 = there.filter(|&p| have.insert(p)).map(|p| u64::from(setup.geometry.piece_length(p))).sum();
         let wanted = overview::in_order(setup.wanted, pieces);
         let sated = overview::sated(&have, &wanted, pieces);
+        let mut rng = StdRng::seed_from_u64(setup.seed);
+        let super_seed = (setup.super_seed && setup.complete && pieces > 0)
+            .then(|| SuperSeed::new(pieces, rng.random_range(0..pieces)));
         let mut swarm = Self {
             geometry: setup.geometry,
             files: setup.files,
             fill: setup.fill,
             upload: setup.upload,
+            super_seed,
             reqq: setup.reqq,
             info_hash: setup.info_hash,
-            rng: StdRng::seed_from_u64(setup.seed),
+            rng,
             now,
             ever: have.clone(),
             evicted: Bits::none(pieces),
@@ -182,7 +188,7 @@ impl Swarm {
             work: false,
             totals: Totals { held: if setup.complete { setup.geometry.total() } else { held }, ..Totals::default() },
         };
-        swarm.upload_only = swarm.seeding();
+        swarm.upload_only = swarm.says_upload_only();
         swarm.refresh_regions();
         swarm.refresh_interest(now);
         swarm
@@ -250,13 +256,15 @@ impl Swarm {
             Timer::Starved => self.look_for_starved(now),
             Timer::Memory => self.memory_due(now),
             Timer::Trail => self.trail_due(now),
+            Timer::Shown => self.shown_due(now),
         }
     }
 
-    /// Peers learn whether we only give, memory is asked for or given back, and idle peers are woken if there is something
+    /// Peers learn whether we only give and what they may ask a super-seed for, memory is asked for or given back, and idle peers are woken if there is something
     /// new to ask for.
     pub(super) fn settle(&mut self, now: Instant) {
         self.check_upload_only(now);
+        self.show_pieces(now);
         self.balance(now);
         if std::mem::take(&mut self.work) {
             self.wake_idle(now);

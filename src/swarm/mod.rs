@@ -23,6 +23,7 @@ mod reader;
 mod requests;
 mod stride;
 mod striping;
+mod superseed;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -99,6 +100,8 @@ pub struct Setup {
     pub memory: u64,
     /// False if nobody gets anything (`--no-upload`): choked peers get no allowed-fast set either.
     pub upload: bool,
+    /// Peers are shown one piece at a time, as if there were no others (BEP 16). For who is complete from the start.
+    pub super_seed: bool,
     /// Requests that we hold for one peer at the most; advertised as `reqq` (BEP 10).
     pub reqq: u32,
     /// The info-hash as the wire names it, for the allowed-fast set (BEP 6).
@@ -123,6 +126,7 @@ impl Setup {
             capacity: Some(u64::MAX),
             memory: u64::MAX,
             upload: true,
+            super_seed: false,
             reqq: 500,
             info_hash: [7; 20],
             seed: 1,

@@ -43,6 +43,7 @@ impl Swarm {
         let mut peer = Peer::new(now, c.addr, c.fast, self.geometry.pieces());
         peer.said_upload_only = self.upload_only;
         self.peers.insert(c.peer, peer);
+        self.show_to_newcomer(c.peer);
         self.arm(c.peer);
         self.wake(c.peer);
     }
@@ -72,6 +73,7 @@ impl Swarm {
     pub(super) fn gone(&mut self, now: Instant, key: PeerKey) {
         let Some(peer) = self.peers.remove(&key) else { return };
         self.askable.remove(&key);
+        self.show_no_more(key);
         self.timers.clear(Timer::Peer(key));
         match peer.has {
             Has::All => self.picker.remove_seed(),
@@ -188,6 +190,9 @@ impl Swarm {
             Has::Nothing => {}
         }
         peer.has = has;
+        if let Some(seed) = &mut self.super_seed {
+            seed.seen(key, |piece| peer.has.has(piece));
+        }
         let found: Vec<PieceIndex> = self.wants.keys().copied().filter(|&p| peer.has.has(p)).collect();
         found.into_iter().for_each(|piece| self.sourced(piece));
         self.changed(now, key);
@@ -220,6 +225,9 @@ impl Swarm {
             self.picker.jobs.retain(|job| !matches!(job, Job::Count(k) if *k == key));
             self.picker.jobs.push_back(Job::Uncount { bits, at: 0, until: peer.counted });
             peer.counted = pieces;
+        }
+        if let Some(seed) = &mut self.super_seed {
+            seed.seen(key, |seen| seen == piece);
         }
         peer.refused.remove(&piece);
         if !self.have.has(piece) {
@@ -265,6 +273,9 @@ impl Swarm {
             peer.useful = peer.useful.saturating_sub(1);
         }
         peer.wanted = peer.wanted.saturating_sub(u32::from(!self.sated.has(piece)));
+        if let Some(seed) = &mut self.super_seed {
+            seed.look_again(key);
+        }
         self.check_starved(now);
         self.check_interest(key);
     }
@@ -396,6 +407,9 @@ impl Swarm {
 
     /// Enters news into the log.
     fn publish(&mut self, now: Instant, news: News) {
+        if self.super_seed.is_some() {
+            return self.show_news(news.piece, news.have);
+        }
         self.log.push_back(news);
         let at = self.told_news.map_or(now, |told| (told + NEWS_DELAY).max(now));
         self.timers.advance(Timer::News, at);

@@ -25,6 +25,8 @@ pub(super) enum Timer {
     Memory,
     /// Read-ahead across files has seen no read.
     Trail,
+    /// A piece that a super-seed has shown was not passed on.
+    Shown,
 }
 
 /// The timers of a swarm, at most one of each kind.

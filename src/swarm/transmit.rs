@@ -66,7 +66,9 @@ impl Swarm {
             if room.left == 0 {
                 return false;
             }
-            let greeting = match (peer.fast, self.have.count()) {
+            // A super-seed looks like a peer with nothing (BEP 16).
+            let count = if self.super_seed.is_some() { 0 } else { self.have.count() };
+            let greeting = match (peer.fast, count) {
                 (true, 0) => Some(Message::HaveNone),
                 (true, _) if self.have.full() => Some(Message::HaveAll),
                 (false, 0) => None,
@@ -145,6 +147,9 @@ impl Swarm {
             peer.sent += u64::from(request.length);
             self.totals.uploaded += u64::from(request.length);
             room.push(length, Outgoing::Piece(request));
+            if let Some(seed) = &mut self.super_seed {
+                seed.sent(self.now, key, request.piece);
+            }
         }
         false
     }

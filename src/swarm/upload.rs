@@ -26,6 +26,10 @@ impl Swarm {
     pub(super) fn interested(&mut self, key: PeerKey, interested: bool) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.interested = interested;
+        if let Some(seed) = &mut self.super_seed {
+            // A set would tell that it has those pieces.
+            return seed.review(key);
+        }
         if !self.upload || !interested || !peer.fast || peer.given.is_some() || peer.gives_only() {
             return;
         }
@@ -58,6 +62,9 @@ impl Swarm {
             self.offence(now, key);
         } else if !self.have.has(request.piece) {
             self.refuse(now, key, request);
+        } else if self.super_seed.as_ref().is_some_and(|seed| !seed.has_shown(key, request.piece)) {
+            peer.reject(request);
+            self.offence(now, key);
         } else if !peer.unchoked && !serve_choked(peer, self.geometry.blocks(request.piece), request) {
             peer.reject(request);
             if now >= peer.choked_at + CHOKE_GRACE {
@@ -133,6 +140,9 @@ impl Swarm {
             if unchoked != peer.unchoked {
                 if unchoked {
                     peer.unchoked = true;
+                    if let Some(seed) = &mut self.super_seed {
+                        seed.unchoked(now, key);
+                    }
                 } else {
                     choke(now, peer);
                 }

@@ -14,6 +14,11 @@ impl Swarm {
         self.peers.get(&peer).is_some_and(|peer| peer.said_upload_only)
     }
 
+    /// True if peers may know that we only give. Those of a super-seed would leave one that has so little (BEP 16).
+    pub(super) fn says_upload_only(&self) -> bool {
+        self.seeding() && self.super_seed.is_none()
+    }
+
     /// The peer says, outside of its handshake, whether it wants anything.
     pub(super) fn peer_gives_only(&mut self, now: Instant, key: PeerKey, upload_only: bool) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
@@ -24,7 +29,7 @@ impl Swarm {
 
     /// After any news: if we only give from now on, or no more, peers learn it, and those of no use part.
     pub(super) fn check_upload_only(&mut self, now: Instant) {
-        let upload_only = self.seeding();
+        let upload_only = self.says_upload_only();
         if std::mem::replace(&mut self.upload_only, upload_only) == upload_only {
             return;
         }

@@ -1,12 +1,14 @@
 //! `swarmfs seed` serves a copy to a mount, keeps to its limits, and refuses a copy that is not one. A mount serves
 //! what it has read to another mount.
 
+use std::io::Read;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::support::dataset::Dataset;
+use crate::support::gets::{self, get, get_at, succeeds};
 use crate::support::hostile::Behaviour;
 use crate::support::mounts::mount;
 use crate::support::peer::Peer;
@@ -59,6 +61,49 @@ fn the_upload_limit_holds() {
     assert!(std::fs::read(mount.path("film.mkv")).expect("the file") == content.bytes);
     let took = start.elapsed();
     assert!(took > SECOND * 3 && took < SECOND * 7, "8 MiB at 2 MiB/s took {took:?}");
+}
+
+/// One alone is shown piece after piece. Two pass on what they are shown, so that the seed gives little more than one
+/// copy: it would end at `--ratio`.
+#[test]
+fn a_super_seed_gives_one_copy_to_two() {
+    let content = Content::noise("film.mkv", 2 * MIB, 128 << 10, 18);
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::write(dir.path().join("film.mkv"), &content.bytes).expect("the data");
+    let torrent = content.torrent.write(dir.path(), None);
+    let right = |out: &Path| std::fs::read(out.join("film.mkv")).expect("the copy") == content.bytes;
+    let start = |args: &[&str]| seed(&torrent, dir.path(), dir.path(), &[&["--super-seed"], args].concat());
+    {
+        let (_seed, address) = start(&[]);
+        let out = dir.path().join("alone");
+        succeeds(get(&torrent, &out, &[address], &[]));
+        assert!(right(&out));
+    }
+    let (mut seed, address) = start(&["--ratio", "1.5"]);
+    let (first, outs) = (free_address(), ["first", "second"].map(|name| dir.path().join(name)));
+    let mut one = gets::start("first", get_at(first, &torrent, &outs[0], &[address], &[]), dir.path());
+    succeeds(get(&torrent, &outs[1], &[address, first], &[]));
+    let Some((status, _)) = one.wait(SECOND * 60) else { panic!("it is not done: {}", one.log()) };
+    assert!(status.success() && outs.iter().all(|out| right(out)), "{}", one.log());
+    assert!(seed.wait(SECOND).is_none(), "{}", seed.log());
+}
+
+/// Half a copy cannot be a super-seed's: what is there is served as ever.
+#[test]
+fn a_super_seed_needs_a_whole_copy() {
+    let content = Content::noise("film.mkv", MIB, 128 << 10, 19);
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut half = content.bytes.clone();
+    half[700 << 10..].fill(0);
+    std::fs::write(dir.path().join("film.mkv"), &half).expect("the data");
+    let torrent = content.torrent.write(dir.path(), None);
+    let (seed, address) = seed(&torrent, dir.path(), dir.path(), &["--super-seed"]);
+    assert!(seed.log().contains("super-seeding needs all of film.mkv"), "{}", seed.log());
+    let mount = mount(&[&torrent]).peer(address).start();
+    let mut begin = vec![0; 640 << 10];
+    let mut file = std::fs::File::open(mount.path("film.mkv")).expect("the file");
+    file.read_exact(&mut begin).expect("what is there");
+    assert!(begin == content.bytes[..640 << 10]);
 }
 
 /// What refuses does so with one sentence and exit code 1.

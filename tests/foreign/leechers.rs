@@ -1,11 +1,13 @@
 //! libtorrent, Transmission and aria2 download the whole set from us: from `swarmfs seed`, and from a mount that has
-//! read it. And a mount gets it from a mount.
+//! read it. And a mount gets it from a mount, and libtorrents from a super-seed.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::support::dataset::Dataset;
-use crate::support::foreign::{Lab, LibTorrent, OpenTracker, Transmission, aria2, swarmfs_seed, torrent_by_libtorrent};
+use crate::support::foreign::{
+    Lab, LibTorrent, OpenTracker, Transmission, aria2, swarmfs_seed, swarmfs_seed_with, torrent_by_libtorrent,
+};
 use crate::support::mounts::{Mount, mount_at};
 use crate::support::process::shell;
 use crate::support::reading::assert_same_but_for_empty_files;
@@ -114,4 +116,32 @@ fn the_second_mount_gets_bytes_from_the_first() {
     fixture.read_all(&first);
     drop(seed);
     fixture.read_all(&second);
+}
+
+/// Three leechers of another program pass on what a super-seed shows them, and one that comes when they are gone gets
+/// everything all the same. The seed is slower than they are: else it would help the last of them with what others have.
+#[test]
+#[ignore = "needs root, iproute2, opentracker and libtorrent"]
+fn libtorrents_pass_on_what_a_super_seed_shows_them() {
+    let fixture = Fixture::new(Dataset::small());
+    let (lab, dataset) = (&fixture.lab, &fixture.dataset);
+    let (_seed, _) =
+        swarmfs_seed_with(lab, &fixture.file, &dataset.parent, &["--super-seed", "--upload-limit", "4MiB"]);
+    fixture.tracker.wait_for_seeds(&fixture.torrent, 1);
+    let dirs = ["first", "second", "third", "last"].map(|name| lab.subdir(name));
+    let mut leeches: Vec<LibTorrent> =
+        dirs[..3].iter().map(|dir| LibTorrent::leech_with(lab, &fixture.file, dir, &["stays=1"])).collect();
+    let start = Instant::now();
+    wait_until(LIMIT, "all of them have it all", || leeches.iter().all(|leech| leech.done() >= 1.0));
+    let sum = |figure: fn(&LibTorrent) -> f64| leeches.iter().map(figure).sum::<f64>();
+    // Nobody else has given anything.
+    let copies = (sum(LibTorrent::downloaded) - sum(LibTorrent::uploaded)) / dataset.length() as f64;
+    println!("the seed gave {copies:.2} copies in {:.1} s", start.elapsed().as_secs_f64());
+    leeches.clear();
+    let took = LibTorrent::leech(lab, &fixture.file, &dirs[3]).complete(LIMIT);
+    println!("one that is alone has it after {took:?}");
+    for dir in &dirs {
+        shell("diff -r \"$1\" \"$2\"", &[&dataset.root(), &dir.join(&dataset.name)], LIMIT);
+    }
+    assert!(copies < 1.3, "the seed gave {copies:.2} copies");
 }

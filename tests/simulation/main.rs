@@ -13,4 +13,5 @@ mod liars;
 mod memory;
 mod reads;
 mod requests;
+mod superseed;
 mod uploads;

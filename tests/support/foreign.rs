@@ -232,6 +232,11 @@ impl LibTorrent {
         self.number("uploaded")
     }
 
+    /// Payload bytes that it has received.
+    pub(crate) fn downloaded(&self) -> f64 {
+        self.number("downloaded")
+    }
+
     /// The share that it has, 0 to 1.
     pub(crate) fn done(&self) -> f64 {
         self.number("done")
@@ -385,9 +390,15 @@ impl QBittorrent {
 /// `swarmfs seed` of a dataset.
 #[track_caller]
 pub(crate) fn swarmfs_seed(lab: &Lab, torrent: &Path, data: &Path) -> (Running, SocketAddr) {
+    swarmfs_seed_with(lab, torrent, data, &[])
+}
+
+/// As `swarmfs_seed`, with more options.
+#[track_caller]
+pub(crate) fn swarmfs_seed_with(lab: &Lab, torrent: &Path, data: &Path, options: &[&str]) -> (Running, SocketAddr) {
     let address = lab.address();
     let mut command = super::process::swarmfs();
     command.arg("seed").arg(torrent).arg("--data").arg(data).args(["--listen", &address.to_string()]);
-    command.args(["-v", "--no-dht", "--no-lsd"]);
+    command.args(["-v", "--no-dht", "--no-lsd"]).args(options);
     (Running::spawn("swarmfs seed", command, &lab.log(&format!("seed-{}", address.ip())), LIFE), address)
 }

@@ -6,7 +6,8 @@ show TORRENT                                    prints what it reads in TORRENT 
 seed TORRENT DIR ADDR:PORT STATUS [RATE] [SETTING=NUMBER...]
                                                 serves DIR, uploads at most RATE bytes per second
 leech TORRENT DIR ADDR:PORT STATUS [PEER...] [SETTING=NUMBER...]
-                                                downloads to DIR, exits 0 when all of it is there
+                                                downloads to DIR, exits 0 when all of it is there; with stays=1
+                                                it stays as a seed
 
 STATUS is a JSON file, replaced as things change: done (0..1), uploaded, downloaded, peers, state.
 """
@@ -90,11 +91,12 @@ def main():
         while True:
             report(session, handle, status)
             time.sleep(0.05)
+    stays = settings.pop('stays', 0)
     session, handle = start(torrent, directory, address, False, settings)
     for peer in more:
         ip, port = peer.rsplit(':', 1)
         handle.connect_peer((ip, int(port)))
-    while not report(session, handle, status):
+    while not report(session, handle, status) or stays:
         time.sleep(0.02)
     session.remove_torrent(handle)
     del handle, session

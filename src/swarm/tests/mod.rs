@@ -9,6 +9,7 @@ mod memory;
 mod model;
 mod pace;
 mod readahead;
+mod superseed;
 mod upload_only;
 mod wanted;
 mod wire;
