@@ -146,6 +146,12 @@ impl Swarm {
             peer.queue.pop_front();
             peer.sent += u64::from(request.length);
             self.totals.uploaded += u64::from(request.length);
+            // What it takes back before it is sent does not count: it may ask again.
+            if !peer.unchoked
+                && let Some(served) = peer.given.as_mut().and_then(|given| given.get_mut(&request.piece))
+            {
+                *served += 1;
+            }
             room.push(length, Outgoing::Piece(request));
             if let Some(seed) = &mut self.super_seed {
                 seed.sent(self.now, key, request.piece);

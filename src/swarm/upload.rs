@@ -167,10 +167,7 @@ fn choke(now: Instant, peer: &mut Peer) {
 }
 
 /// True if a choked peer may have this block all the same: of its allowed-fast set, and not too often.
-fn serve_choked(peer: &mut Peer, blocks: u32, request: Request) -> bool {
-    let served = peer.given.as_mut().and_then(|given| given.get_mut(&request.piece));
-    served.is_some_and(|served| {
-        *served += 1;
-        *served <= blocks.saturating_mul(FAST_COPIES)
-    })
+fn serve_choked(peer: &Peer, blocks: u32, request: Request) -> bool {
+    let served = peer.given.as_ref().and_then(|given| given.get(&request.piece));
+    served.is_some_and(|&served| served < blocks.saturating_mul(FAST_COPIES))
 }

@@ -122,6 +122,33 @@ fn a_choke_rejects_what_waited_and_a_cancel_is_answered() {
 }
 
 #[test]
+fn a_choked_peer_gets_three_copies_of_its_allowed_pieces_however_often_it_asks() {
+    let mut lab = seeding(8);
+    let peer = lab.connect(Character::Scripted, true);
+    lab.says(peer, Message::HaveNone);
+    lab.says(peer, Message::Interested);
+    let allowed =
+        lab.messages(peer).into_iter().find_map(|m| if let Message::AllowedFast(p) = m { Some(p) } else { None });
+    let piece = allowed.expect("an allowed-fast piece").0;
+    // A seed that is slow: what others give sooner is taken back.
+    lab.room = 0;
+    for n in 0..400 {
+        lab.says(peer, Message::Request(request(piece, n % 4 * B, B)));
+        lab.says(peer, Message::Cancel(request(piece, n % 4 * B, B)));
+    }
+    lab.room = 1 << 20;
+    lab.run(secs(3));
+    lab.actors.get_mut(&peer).unwrap().sent.clear();
+    for n in 0..12 {
+        lab.says(peer, Message::Request(request(piece, n % 4 * B, B)));
+        assert_eq!(lab.actors[&peer].sent.last(), Some(&Outgoing::Piece(request(piece, n % 4 * B, B))), "block {n}");
+    }
+    lab.says(peer, Message::Request(request(piece, 0, B)));
+    assert_eq!(lab.messages(peer).last(), Some(&Message::Reject(request(piece, 0, B))));
+    assert_eq!(lab.closed(peer), None);
+}
+
+#[test]
 fn an_evicted_piece_is_rejected_or_choked() {
     let mut lab = seeding(8);
     let (fast, plain) = (lab.connect(Character::Scripted, true), lab.connect(Character::Scripted, false));
