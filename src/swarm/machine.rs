@@ -128,7 +128,7 @@ impl Swarm {
         let wanted = overview::in_order(setup.wanted, pieces);
         let sated = overview::sated(&have, &wanted, pieces);
         let mut rng = StdRng::seed_from_u64(setup.seed);
-        let super_seed = (setup.super_seed && setup.complete && pieces > 0)
+        let super_seed = (setup.super_seed && have.full() && pieces > 0)
             .then(|| SuperSeed::new(pieces, rng.random_range(0..pieces)));
         let mut swarm = Self {
             geometry: setup.geometry,
