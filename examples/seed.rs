@@ -22,7 +22,8 @@ async fn main() -> Result<()> {
     println!("{} of {} pieces are right", have.iter().filter(|h| **h).count(), have.len());
 
     let session = Session::start(Config::default())?;
-    let key = session.add(meta, AddOptions { copy: Some(LocalCopy { data, have }), ..AddOptions::default() })?;
+    let key = session
+        .add(meta, AddOptions { copy: Some(LocalCopy { data, have, unchecked: false }), ..AddOptions::default() })?;
     tokio::signal::ctrl_c().await?;
     if let Some(totals) = session.totals(key) {
         println!("uploaded {} bytes", totals.uploaded);

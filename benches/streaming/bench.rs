@@ -161,7 +161,7 @@ fn root() -> bool {
 }
 
 /// Drops the kernel's page cache, if we may.
-fn cold_caches() {
+pub(crate) fn cold_caches() {
     if root() {
         let _ = std::fs::write("/proc/sys/vm/drop_caches", "1");
     }

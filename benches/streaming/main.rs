@@ -13,6 +13,8 @@
 //! handles   4 handles that stream and one that seeks, over 4 seeds of 8 MiB/s each
 //! video     25 Mbit/s over 32 Mbit/s of 4 uneven seeds: the start, stalls, a jump
 //! tar       10,000 files of 16 KiB with seeds 50 ms away, against one file of the same bytes
+//! disk      a file that is complete in the store, with cold caches, against the file itself and a bare file system
+//! slow-disk as seq from scripted seeds, with the store on a disk of 50 MB/s and without a store
 //! reread    O_DIRECT of what is in memory, against a file system that answers from one static buffer
 //!
 //! The clients of a row take turns and figures are medians over the pairs. Every clock and every CPU second counts from
@@ -22,6 +24,7 @@
 
 mod bench;
 mod clients;
+mod disk;
 mod http;
 mod players;
 mod reread;
@@ -42,7 +45,7 @@ struct Row {
     run: fn(&Bench),
 }
 
-const ROWS: [Row; 12] = [
+const ROWS: [Row; 14] = [
     Row { name: "seq", run: sequential::seq },
     Row { name: "seq-ours", run: sequential::seq_ours },
     Row { name: "store", run: sequential::store },
@@ -54,6 +57,8 @@ const ROWS: [Row; 12] = [
     Row { name: "handles", run: players::handles },
     Row { name: "video", run: players::video },
     Row { name: "tar", run: trees::tar },
+    Row { name: "disk", run: disk::disk },
+    Row { name: "slow-disk", run: disk::slow_disk },
     Row { name: "reread", run: reread::reread },
 ];
 
@@ -76,6 +81,11 @@ fn main() {
         && verb == reread::SERVE
     {
         return reread::serve(buffer.parse().expect("bytes"), mountpoint.as_ref());
+    }
+    if let [_, verb, file, mountpoint] = std::env::args().collect::<Vec<_>>().as_slice()
+        && verb == disk::SERVE
+    {
+        return disk::serve(file.as_ref(), mountpoint.as_ref());
     }
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     while let Some(argument) = arguments.next() {

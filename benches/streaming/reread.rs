@@ -132,15 +132,20 @@ const TTL: Duration = Duration::from_secs(86_400);
 
 fn attr(ino: INodeNo) -> FileAttr {
     let root = ino == INodeNo::ROOT;
+    attr_of(ino, if root { FileType::Directory } else { FileType::RegularFile }, if root { 0 } else { LENGTH })
+}
+
+/// The attributes of a file of the bench's own file systems.
+pub(crate) fn attr_of(ino: INodeNo, kind: FileType, size: u64) -> FileAttr {
     FileAttr {
         ino,
-        size: if root { 0 } else { LENGTH },
-        blocks: LENGTH / 512,
+        size,
+        blocks: size.div_ceil(512),
         atime: UNIX_EPOCH,
         mtime: UNIX_EPOCH,
         ctime: UNIX_EPOCH,
         crtime: UNIX_EPOCH,
-        kind: if root { FileType::Directory } else { FileType::RegularFile },
+        kind,
         perm: 0o555,
         nlink: 1,
         uid: rustix::process::getuid().as_raw(),

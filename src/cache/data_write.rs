@@ -72,10 +72,12 @@ impl DataDir {
                 create_file(&self.root, path, executable).map_err(trouble("make"))?
             }
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                return Err(refused("it is there and is not a regular file; move it away or choose another -o".into()));
+                return Err(refused(
+                    "it is there and is not a regular file; move it away or choose another directory".into(),
+                ));
             }
             Err(error) if matches!(error.raw_os_error(), Some(libc::EXDEV | libc::ELOOP)) => {
-                return Err(refused(format!("{LEADS_OUT}; move it away or choose another -o")));
+                return Err(refused(format!("{LEADS_OUT}; move it away or choose another directory")));
             }
             Err(error) => return Err(trouble("open")(error)),
             Ok(file) => match file.metadata().map_err(trouble("open"))?.len() {

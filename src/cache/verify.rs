@@ -71,6 +71,35 @@ impl DataDir {
         Ok(found.report(self, &meta.geometry, stop.load(Ordering::Relaxed)))
     }
 
+    /// Which pieces could be there: files have bytes for them, or holes where zeros are right. Nothing is hashed.
+    #[must_use]
+    pub fn candidates(&self, meta: &Metainfo) -> Vec<bool> {
+        let mut reader = Reader::new(self);
+        let candidate = |piece| {
+            let (start, length) = (meta.geometry.piece_offset(piece), meta.geometry.piece_length(piece) as usize);
+            if reader.is_hole(start, length) {
+                return meta.piece_hashes.get(piece) == Some(&reader.zeros(length));
+            }
+            self.spans(start, length).all(|span| {
+                let Ok(Span { file, at, part }) = span else { return false };
+                let there = || self.handle(file, Access::Read).ok()?.map(|file| file.metadata());
+                match there() {
+                    Some(Ok(metadata)) => at + part.len() as u64 <= metadata.len(),
+                    Some(Err(_)) => false,
+                    // Padding has no file.
+                    None => self.path(file).is_none(),
+                }
+            })
+        };
+        meta.geometry.all().map(candidate).collect()
+    }
+
+    /// True if the piece is there and passes its hash.
+    #[must_use]
+    pub fn is_right(&self, meta: &Metainfo, piece: PieceIndex) -> bool {
+        Reader::new(self).check(meta, piece, &|_| (), &AtomicBool::new(false))
+    }
+
     /// The torrent's empty files that are not there, or not empty, as paths below its directory, each with its reason: no
     /// piece tells of them.
     pub(crate) fn wrong_empty_files<'a>(&self, meta: &'a Metainfo) -> Vec<(&'a str, &'static str)> {

@@ -96,7 +96,7 @@ async fn get(arguments: &Arguments, meta: Arc<Metainfo>, selection: Arc<Selectio
         ..arguments.network.config()
     };
     let session = Session::start(config)?;
-    let copy = Some(LocalCopy { data, have: report.have });
+    let copy = Some(LocalCopy { data, have: report.have, unchecked: false });
     let torrent = session.add(Arc::clone(&meta), AddOptions { copy, wanted: selection.bytes(&meta) })?;
     let port = session.port();
     let mut outcome = Ok(true);

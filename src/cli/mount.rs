@@ -11,8 +11,9 @@ use tracing::{info, warn};
 
 use super::background::{self, Role};
 use super::{log, options, source};
+use crate::cache::DataDir;
 use crate::config::Config;
-use crate::engine::{AddOptions, Session};
+use crate::engine::{AddOptions, LocalCopy, Session};
 use crate::error::Error;
 use crate::fs::{self, MountOptions, Tree};
 use crate::metainfo::Metainfo;
@@ -123,12 +124,16 @@ async fn mount(
     let mut ending = Ending::watch()?;
     // Before any tracker hears of us.
     fs::check(mountpoint, options)?;
-    refuse_inside(mountpoint, config.cache_dir.as_deref().filter(|_| config.cache_size > 0))?;
+    let data = config.data.clone();
+    refuse_inside(mountpoint, config.cache_dir.as_deref().filter(|_| config.cache_size > 0), "--cache-dir")?;
+    refuse_inside(mountpoint, data.as_deref(), "--data")?;
+    let copies = |meta| tokio::task::block_in_place(|| data.as_deref().map(|dir| copy_in(dir, meta)).transpose());
+    let copies = metas.iter().map(|meta| copies(meta)).collect::<Result<Vec<_>, Error>>()?;
     let session = Session::start(config)?;
-    let torrents = metas
-        .into_iter()
-        .map(|meta| session.add(Arc::clone(&meta), AddOptions::default()).map(|key| (key, meta)))
-        .collect::<Result<Vec<_>, Error>>()?;
+    let add = |(meta, copy): (Arc<Metainfo>, _)| {
+        session.add(Arc::clone(&meta), AddOptions { copy, ..AddOptions::default() }).map(|key| (key, meta))
+    };
+    let torrents = metas.into_iter().zip(copies).map(add).collect::<Result<Vec<_>, Error>>()?;
     let tree = Tree::new(&torrents);
     let content = session.content();
     let mounted = tokio::task::block_in_place(|| fs::mount(tree, content, mountpoint, options))?;
@@ -155,9 +160,15 @@ async fn mount(
     Ok(())
 }
 
-/// Refuses a cache below the mountpoint: the mount would hide it, and to read it would be to read the mount.
-fn refuse_inside(mountpoint: &Path, cache_dir: Option<&Path>) -> Result<(), Error> {
-    let Some(dir) = cache_dir else { return Ok(()) };
+/// The user's own copy of a torrent in `dir`, made as far as it is not there. What is there is hashed later.
+fn copy_in(dir: &Path, meta: &Metainfo) -> Result<LocalCopy, Error> {
+    let data = DataDir::create(meta, dir, None)?;
+    Ok(LocalCopy { have: data.candidates(meta), data, unchecked: true })
+}
+
+/// Refuses a directory below the mountpoint: the mount would hide it, and to read it would be to read the mount.
+fn refuse_inside(mountpoint: &Path, dir: Option<&Path>, option: &str) -> Result<(), Error> {
+    let Some(dir) = dir else { return Ok(()) };
     let real = |path: &Path| {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         // What is not there yet lies where the part of the path that is there leads to.
@@ -165,7 +176,7 @@ fn refuse_inside(mountpoint: &Path, cache_dir: Option<&Path>) -> Result<(), Erro
         there.map_or_else(|| path.clone(), |(above, real)| real.join(path.strip_prefix(above).unwrap_or(Path::new(""))))
     };
     if real(dir).starts_with(real(mountpoint)) {
-        let reason = "it lies below the mountpoint; choose another with --cache-dir".into();
+        let reason = format!("it lies below the mountpoint; choose another with {option}");
         return Err(Error::Cache { path: dir.to_owned(), reason });
     }
     Ok(())

@@ -62,7 +62,8 @@ pub(crate) struct Storage {
     /// keeps pieces in memory only
     #[arg(long, value_name = "SIZE", default_value = "20GiB", value_parser = values::size)]
     cache_size: u64,
-    /// Use and fill a copy in its usual layout (not built yet)
+    /// Keep pieces in your own copy, in the layout of other clients, in place of the cache: what is there is used, what is
+    /// missing is filled in as it is read, nothing is ever evicted
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// What is fetched that nobody has asked for: nothing, the rest of files that are read in order, or everything
@@ -112,17 +113,12 @@ impl Network {
 impl Storage {
     /// These options over `config`.
     pub(crate) fn apply(&self, config: Config) -> Config {
-        for (given, option) in [
-            (self.data.is_some(), "--data is not built yet for a mount: pieces are kept in memory only"),
-            (self.http.is_some(), "--http is not built yet: nothing is served there"),
-        ] {
-            if given {
-                warn!("{option}");
-            }
+        if self.http.is_some() {
+            warn!("--http is not built yet: nothing is served there");
         }
         Config {
             memory: self.memory,
-            cache_dir: self.cache_dir.clone().or_else(default_cache_dir),
+            cache_dir: self.cache_dir.clone().or_else(default_cache_dir).filter(|_| self.data.is_none()),
             cache_size: self.cache_size,
             data: self.data.clone(),
             fill: match self.fill {

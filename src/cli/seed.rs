@@ -69,7 +69,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         let mut ending = Ending::watch()?;
         let session = Session::start(config)?;
         // Nothing is wanted: what is there is given, and what is missing stays so.
-        let copy = Some(LocalCopy { data, have: report.have });
+        let copy = Some(LocalCopy { data, have: report.have, unchecked: false });
         let torrent = session.add(Arc::clone(&meta), AddOptions { copy, wanted: Some(Vec::new()) })?;
         for (path, why) in &report.bad_files {
             warn!("{}: {why}", path.display());

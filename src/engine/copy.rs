@@ -15,13 +15,18 @@ use super::torrent::Torrent;
 use crate::cache::{DataDir, Filled, PieceBuf, Place, Pool, Verified};
 use crate::error::{Error, Result};
 use crate::metainfo::{BLOCK_LENGTH, Geometry, Metainfo, PieceIndex};
+use crate::swarm::Input;
 
 /// A torrent's copy on disk.
 pub(super) struct DiskCopy {
     data: DataDir,
     geometry: Geometry,
-    /// Per piece: all of it is in the copy, and was right when it was checked or written.
+    /// Per piece: all of it is in the copy, and was right when it was checked or written, unless it is to be checked yet.
     whole: Box<[AtomicBool]>,
+    /// Per piece: nobody has hashed it yet.
+    unchecked: Box<[AtomicBool]>,
+    /// It is filled in as pieces come for reads; nobody waits for it to be written.
+    filled_in: bool,
     writer: Mutex<Option<Writer>>,
     /// Why it is not written any more.
     failure: watch::Sender<Option<Arc<Error>>>,
@@ -35,8 +40,11 @@ struct Writer {
 impl DiskCopy {
     pub(super) fn new(copy: LocalCopy, geometry: Geometry) -> Self {
         let has = |piece: PieceIndex| copy.have.get(piece.0 as usize) == Some(&true);
+        let unchecked = |piece| AtomicBool::new(copy.unchecked && has(piece));
         Self {
             whole: geometry.all().map(|piece| AtomicBool::new(has(piece))).collect(),
+            unchecked: geometry.all().map(unchecked).collect(),
+            filled_in: copy.unchecked && copy.data.writable(),
             data: copy.data,
             geometry,
             writer: Mutex::default(),
@@ -52,6 +60,38 @@ impl DiskCopy {
     fn set(&self, piece: PieceIndex, whole: bool) {
         if let Some(flag) = self.whole.get(piece.0 as usize) {
             flag.store(whole, Ordering::Release);
+        }
+        if let Some(flag) = self.unchecked.get(piece.0 as usize) {
+            flag.store(false, Ordering::Release);
+        }
+    }
+
+    /// True if the piece is thought to be in the copy, and nobody has hashed it yet.
+    pub(super) fn is_unchecked(&self, piece: PieceIndex) -> bool {
+        self.unchecked.get(piece.0 as usize).is_some_and(|unchecked| unchecked.load(Ordering::Acquire))
+    }
+
+    /// True if it is filled in as pieces come for reads.
+    pub(super) fn is_filled_in(&self) -> bool {
+        self.filled_in
+    }
+
+    /// Hashes what nobody has hashed yet, in order, until `stop`; `lost` gets the pieces that are not right.
+    fn check(&self, meta: &Metainfo, stop: impl Fn() -> bool, lost: impl Fn(PieceIndex)) {
+        for piece in self.geometry.all() {
+            if stop() {
+                return;
+            }
+            if self.is_unchecked(piece) {
+                let right = self.data.is_right(meta, piece);
+                // It may have been written meanwhile.
+                if self.is_unchecked(piece) {
+                    self.set(piece, right);
+                    if !right {
+                        lost(piece);
+                    }
+                }
+            }
         }
     }
 
@@ -75,7 +115,7 @@ impl DiskCopy {
 
     fn check_held(&self, offset: u64, length: usize) -> io::Result<()> {
         let end = offset.saturating_add(length as u64);
-        match self.geometry.pieces_of(offset..end).all(|piece| self.holds(piece)) {
+        match self.geometry.pieces_of(offset..end).all(|piece| self.holds(piece) && !self.is_unchecked(piece)) {
             true => Ok(()),
             false => Err(io::Error::new(io::ErrorKind::NotFound, "the copy does not have this piece")),
         }
@@ -93,9 +133,7 @@ impl DiskCopy {
         pool: &Arc<Pool>,
     ) -> io::Result<Verified> {
         let loaded = self.load_unmarked(meta, piece, place, pool);
-        if loaded.is_err() {
-            self.set(piece, false);
-        }
+        self.set(piece, loaded.is_ok());
         loaded
     }
 
@@ -127,13 +165,16 @@ impl DiskCopy {
     }
 
     /// Writes a piece, unless writing has failed before.
-    fn write(&self, piece: PieceIndex, data: &Verified) {
+    pub(super) fn write(&self, piece: PieceIndex, data: &Verified) {
         if self.is_failing() {
             return;
         }
         match self.data.write_piece(piece, data) {
             Ok(whole) => self.set(piece, whole),
             Err(error) => {
+                if self.filled_in {
+                    tracing::warn!("{error}; nothing more is written, and reads go on");
+                }
                 tracing::debug!("{error}");
                 self.failure.send_replace(Some(Arc::new(error)));
             }
@@ -177,12 +218,22 @@ impl DiskCopy {
 }
 
 impl Torrent {
-    /// Starts the thread that writes the copy, if there is one that is writable.
+    /// Starts the threads that write the copy, if there is one that is writable, and that check what nobody has checked.
     ///
     /// # Errors
     /// [`Error::System`] if there can be no thread.
     pub(super) fn write_copy(self: &Arc<Self>) -> Result<()> {
-        let Some(copy) = self.data.as_ref().filter(|copy| copy.data.writable()) else { return Ok(()) };
+        let Some(copy) = &self.data else { return Ok(()) };
+        if copy.geometry.all().any(|piece| copy.is_unchecked(piece)) {
+            let torrent = Arc::downgrade(self);
+            std::thread::Builder::new()
+                .name("check".into())
+                .spawn(move || check(&torrent))
+                .map_err(|cause| Error::System { what: "start the thread that checks", cause })?;
+        }
+        if !copy.data.writable() || copy.filled_in {
+            return Ok(());
+        }
         let (queue, pieces) = mpsc::channel();
         let torrent = Arc::downgrade(self);
         let thread = std::thread::Builder::new()
@@ -192,6 +243,19 @@ impl Torrent {
         *copy.lock() = Some(Writer { queue, thread });
         Ok(())
     }
+}
+
+/// The thread: hashes what was there before. What is not right is fetched again.
+fn check(torrent: &Weak<Torrent>) {
+    let Some(torrent) = torrent.upgrade() else { return };
+    let Some(copy) = &torrent.data else { return };
+    let stop = || torrent.shared.closing.load(Ordering::SeqCst);
+    copy.check(&torrent.meta, stop, |piece| {
+        if !torrent.shared.cache.contains(torrent.key, piece) {
+            torrent.tell(Input::Lost(piece));
+        }
+    });
+    tracing::info!(torrent = %torrent.meta.name, "the copy is checked");
 }
 
 /// The thread: writes what comes until the queue ends.

@@ -1,6 +1,6 @@
-//! What has come goes into the disk store: one thread writes the pieces of all torrents, from a queue that is bounded in
-//! bytes. What finds it full stays in memory only, so that no read waits for a disk; the background begins nothing new
-//! until the disk has caught up.
+//! What has come goes into the disk store, or into the user's own copy: one thread writes the pieces of all torrents, from
+//! a queue that is bounded in bytes. What finds it full stays in memory only, so that no read waits for a disk; the
+//! background begins nothing new until the disk has caught up. (A download by `get` waits for its disk: see `copy`.)
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info};
 
+use super::copy::DiskCopy;
 use super::session::Shared;
 use super::torrent::Torrent;
 use crate::cache::{Entry, Put, Room, Store, Verified};
@@ -25,9 +26,9 @@ const SAVE: Duration = Duration::from_secs(60);
 /// Pieces that reads wait for are passed over, so many for one that is to be written.
 const SPARED: u32 = 64;
 
-/// The store, and the thread that writes to it.
+/// The store, if there is one, and the thread that writes to it and to copies.
 pub(super) struct Keeper {
-    pub(super) store: Store,
+    store: Option<Store>,
     queue: Mutex<Option<Sender<Job>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     /// Bytes that wait, and that may.
@@ -45,7 +46,7 @@ struct Job {
 
 impl Keeper {
     /// For a process that holds `memory` bytes of pieces.
-    pub(super) fn new(store: Store, memory: u64) -> Self {
+    pub(super) fn new(store: Option<Store>, memory: u64) -> Self {
         Self {
             store,
             queue: Mutex::default(),
@@ -54,6 +55,11 @@ impl Keeper {
             limit: (memory / SHARE).min(MOST),
             busy: AtomicBool::new(false),
         }
+    }
+
+    /// The disk store.
+    pub(super) fn store(&self) -> Option<&Store> {
+        self.store.as_ref()
     }
 
     /// Queues a piece. False if too much waits already.
@@ -100,29 +106,30 @@ impl Keeper {
     }
 
     fn save(&self, shared: &Shared, last: bool) {
+        let Some(store) = &self.store else { return };
         for torrent in shared.all() {
             if let Some(entry) = &torrent.entry {
                 let totals = torrent.look(Swarm::totals);
-                self.store.save(entry, &torrent.meta, (totals.downloaded, totals.uploaded), last);
+                store.save(entry, &torrent.meta, (totals.downloaded, totals.uploaded), last);
             }
         }
-        self.store.regrow();
+        store.regrow();
     }
 
     /// Makes room for a piece. False if there is none.
-    fn make_room(&self, shared: &Shared, bytes: u64) -> bool {
+    fn make_room(shared: &Shared, store: &Store, bytes: u64) -> bool {
         let mut spared = 0;
         loop {
-            match self.store.room(bytes) {
+            match store.room(bytes) {
                 Room::Enough => return true,
                 Room::Full => return false,
                 Room::Victim(entry, piece) => {
                     let torrent = shared.torrent_of(&entry);
                     if spared < SPARED && torrent.as_ref().is_some_and(|t| t.look(|swarm| swarm.awaited(piece))) {
                         spared += 1;
-                        self.store.touch(&entry, piece);
+                        store.touch(&entry, piece);
                     } else if spared < SPARED {
-                        self.evict(shared, torrent.as_deref(), &entry, piece);
+                        Self::evict(shared, store, torrent.as_deref(), &entry, piece);
                     } else {
                         return false;
                     }
@@ -132,13 +139,13 @@ impl Keeper {
     }
 
     /// A piece leaves the store; its swarm hears of it before, unless memory has it.
-    fn evict(&self, shared: &Shared, torrent: Option<&Torrent>, entry: &Entry, piece: PieceIndex) {
+    fn evict(shared: &Shared, store: &Store, torrent: Option<&Torrent>, entry: &Entry, piece: PieceIndex) {
         let in_memory = |torrent: &Torrent| shared.cache.contains(torrent.key, piece);
         let stays = torrent.is_some_and(in_memory);
         if let Some(torrent) = torrent.filter(|_| !stays) {
             torrent.tell(Input::Evicted(piece));
         }
-        self.store.forget(entry, piece);
+        store.forget(entry, piece);
         // It may have left memory meanwhile, since it was here.
         if let Some(torrent) = torrent.filter(|torrent| stays && !in_memory(torrent)) {
             torrent.tell(Input::Evicted(piece));
@@ -147,13 +154,16 @@ impl Keeper {
 
     fn write(&self, shared: &Shared, job: &Job) {
         let Some(torrent) = shared.torrent(job.torrent) else { return };
-        let Some(entry) = &torrent.entry else { return };
+        if let Some(copy) = &torrent.data {
+            return copy.write(job.piece, &job.data);
+        }
+        let (Some(store), Some(entry)) = (&self.store, &torrent.entry) else { return };
         for _ in 0..2 {
-            if !self.make_room(shared, job.data.len().into()) {
+            if !Self::make_room(shared, store, job.data.len().into()) {
                 return;
             }
             // A disk that turned out to be full has made the store smaller.
-            if self.store.write(entry, &torrent.meta, job.piece, &job.data) != Put::Full {
+            if store.write(entry, &torrent.meta, job.piece, &job.data) != Put::Full {
                 return;
             }
         }
@@ -161,21 +171,23 @@ impl Keeper {
 }
 
 impl Shared {
-    /// Starts the thread that writes to the store, if there is one.
+    /// Starts the thread that writes.
     ///
     /// # Errors
     /// [`Error::System`] if there can be no thread.
     pub(super) fn start_keeper(self: &Arc<Self>) -> Result<()> {
-        let Some(keeper) = &self.keeper else { return Ok(()) };
+        let keeper = &self.keeper;
         let (queue, jobs) = mpsc::channel();
         let shared = Arc::downgrade(self);
         let thread = std::thread::Builder::new()
             .name("keep".into())
             .spawn(move || keep(&shared, &jobs))
-            .map_err(|cause| Error::System { what: "start the thread that writes the cache", cause })?;
+            .map_err(|cause| Error::System { what: "start the thread that writes", cause })?;
         *keeper.lock_queue() = Some(queue);
         *keeper.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
-        info!(path = %keeper.store.path().display(), bytes = keeper.store.size(), "the cache directory");
+        if let Some(store) = &keeper.store {
+            info!(path = %store.path().display(), bytes = store.size(), "the cache directory");
+        }
         Ok(())
     }
 
@@ -192,7 +204,7 @@ fn keep(shared: &Weak<Shared>, jobs: &Receiver<Job>) {
     loop {
         let job = jobs.recv_timeout((saved + SAVE).saturating_duration_since(Instant::now()));
         let Some(shared) = shared.upgrade() else { return };
-        let Some(keeper) = &shared.keeper else { return };
+        let keeper = &shared.keeper;
         match job {
             Ok(job) => {
                 keeper.write(&shared, &job);
@@ -212,17 +224,17 @@ fn keep(shared: &Weak<Shared>, jobs: &Receiver<Job>) {
 }
 
 impl Torrent {
-    /// A piece goes into the store, if there is one and the disk keeps up.
+    /// A piece goes into the store or into the copy that a mount fills in, if the disk keeps up.
     pub(super) fn keep(&self, piece: PieceIndex, data: &Arc<Verified>) {
-        if let (Some(keeper), Some(_)) = (&self.shared.keeper, &self.entry) {
+        if self.entry.is_some() || self.data.as_ref().is_some_and(DiskCopy::is_filled_in) {
             let job = Job { torrent: self.key, piece, data: Arc::clone(data) };
-            keeper.queue(&self.shared, job);
+            self.shared.keeper.queue(&self.shared, job);
         }
     }
 
     /// The store and the torrent's entry in it, if it holds the piece.
     pub(super) fn kept(&self, piece: PieceIndex) -> Option<(&Store, &Arc<Entry>)> {
-        let (keeper, entry) = (self.shared.keeper.as_ref()?, self.entry.as_ref()?);
-        keeper.store.holds(entry, piece).then_some((&keeper.store, entry))
+        let (store, entry) = (self.shared.keeper.store()?, self.entry.as_ref()?);
+        store.holds(entry, piece).then_some((store, entry))
     }
 }

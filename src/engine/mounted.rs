@@ -25,7 +25,11 @@ impl Content for SessionContent {
         if let Some(torrent) = self.0.torrent(torrent) {
             let mut handles = torrent.handles.write().unwrap_or_else(PoisonError::into_inner);
             handles.insert(handle, Mutex::default());
+            let first = handles.len() == 1;
             drop(handles);
+            if first {
+                self.0.reads_begin_or_end(&torrent, 1);
+            }
             torrent.tell(Input::Open(handle, file));
         }
         handle
@@ -43,8 +47,7 @@ impl Content for SessionContent {
             return None;
         }
         let torrent = self.0.torrent(torrent)?;
-        let (keeper, entry) = (self.0.keeper.as_ref()?, torrent.entry.as_ref()?);
-        keeper.store.backing(entry, file).map(Backing::new)
+        self.0.keeper.store()?.backing(torrent.entry.as_ref()?, file).map(Backing::new)
     }
 
     fn try_read(&self, torrent: TorrentKey, handle: HandleId, bytes: &Range<u64>) -> Option<Bytes> {
@@ -95,8 +98,13 @@ impl Content for SessionContent {
 
     fn close(&self, torrent: TorrentKey, handle: HandleId) {
         if let Some(torrent) = self.0.torrent(torrent) {
-            torrent.handles.write().unwrap_or_else(PoisonError::into_inner).remove(&handle);
+            let mut handles = torrent.handles.write().unwrap_or_else(PoisonError::into_inner);
+            let last = handles.remove(&handle).is_some() && handles.is_empty();
+            drop(handles);
             torrent.tell(Input::Close(handle));
+            if last {
+                self.0.reads_begin_or_end(&torrent, -1);
+            }
         }
     }
 

@@ -147,7 +147,13 @@ impl Peer {
 
     /// True if one read brings both.
     fn follows(&self, last: Request, next: Request) -> bool {
-        self.span(last).end == self.span(next).start && (last.piece == next.piece || self.torrent.data.is_some())
+        self.span(last).end == self.span(next).start
+            && (last.piece == next.piece
+                || self
+                    .torrent
+                    .data
+                    .as_ref()
+                    .is_some_and(|copy| !copy.is_unchecked(last.piece) && !copy.is_unchecked(next.piece)))
     }
 
     /// Queues a block of a piece that is in the cache.
@@ -187,7 +193,10 @@ impl Peer {
 
     /// The blocks from one to another that [`Peer::follows`] it; none if they cannot be read.
     fn read_run(&self, first: Request, last: Request) -> Option<Run> {
-        if self.torrent.data.is_some() {
+        if let Some(copy) = &self.torrent.data {
+            if copy.is_unchecked(first.piece) {
+                return self.torrent.find(first.piece).map(|piece| Run::Piece(piece, first.begin as usize));
+            }
             return self.read_copy(self.span(first).start..self.span(last).end).map(|chunk| Run::Copy(Arc::new(chunk)));
         }
         let (torrent, piece, range) = (&self.torrent, first.piece, first.begin..last.begin + last.length);

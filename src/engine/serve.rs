@@ -11,7 +11,7 @@ use tracing::warn;
 use super::content::Bytes;
 use super::reads::{Missing, Part, gather};
 use super::torrent::Torrent;
-use crate::cache::{Fault, Verified};
+use crate::cache::{Fault, Store, Verified};
 use crate::metainfo::PieceIndex;
 use crate::swarm::{Input, ReadId};
 
@@ -145,8 +145,8 @@ impl Torrent {
             }
             Err(_) => {
                 warn!(torrent = %self.meta.name, "a disk has not answered for {PATIENCE:?}: the swarm is asked");
-                if let Some(keeper) = &self.shared.keeper {
-                    keeper.store.is_late();
+                if let Some(store) = self.shared.keeper.store() {
+                    store.is_late();
                 }
                 let Some((bytes, pinned)) = self.reads.pinned(id) else { return };
                 let lacking = self.meta.geometry.pieces_of(bytes).filter(|piece| !pinned.contains_key(piece));
@@ -172,7 +172,7 @@ impl Torrent {
         // It may have come at this very moment.
         if !self.shared.cache.contains(self.key, piece) && !self.on_disk(piece) {
             // A disk that is left alone has taken everything with it.
-            if self.shared.keeper.as_ref().is_some_and(|keeper| keeper.store.is_off()) {
+            if self.shared.keeper.store().is_some_and(Store::is_off) {
                 self.tell_lost();
             } else {
                 self.tell(Input::Lost(piece));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -49,6 +49,9 @@ pub struct LocalCopy {
     pub data: DataDir,
     /// Per piece: it is there and right.
     pub have: Vec<bool>,
+    /// `have` is only what could be there, as [`DataDir::candidates`] finds: it is hashed before it is used, and a copy
+    /// that is [`writable`](DataDir::writable) is filled in without anybody waiting for it.
+    pub unchecked: bool,
 }
 
 /// How a torrent is added.
@@ -66,8 +69,11 @@ pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) cache: Cache,
     pub(super) pool: Arc<Pool>,
-    /// The disk store, if there is one.
-    pub(super) keeper: Option<Keeper>,
+    /// What writes pieces to disks, the disk store among them.
+    pub(super) keeper: Keeper,
+    /// Torrents with open files, and each one's share of the cache, bytes.
+    active: AtomicIsize,
+    share: AtomicU64,
     pub(super) chunks: Arc<Chunks>,
     /// Who has sent much and has more to send waits for a turn, first come, first served: workers do not share their
     /// tasks while all are busy, and of 50 peers one with a worker to itself got twice what the others did. A turn may
@@ -145,6 +151,22 @@ impl Shared {
         }
     }
 
+    /// Bytes of pieces that stay: on disk, or in memory where there is no store.
+    fn capacity(&self) -> u64 {
+        self.keeper.store().map_or(0, Store::limit).max(self.config.memory)
+    }
+
+    /// A torrent has its first open file (1), or its last one was closed (-1): those that are read share the cache.
+    pub(super) fn reads_begin_or_end(&self, torrent: &Torrent, change: isize) {
+        let active = self.active.fetch_add(change, Ordering::Relaxed).saturating_add(change).max(1);
+        let share = self.capacity() / u64::try_from(active).unwrap_or(1);
+        if self.share.swap(share, Ordering::Relaxed) != share {
+            self.all().iter().for_each(|torrent| torrent.tell(Input::Capacity(share)));
+        } else if change > 0 {
+            torrent.tell(Input::Capacity(share));
+        }
+    }
+
     /// Addresses to dial for a torrent.
     pub(super) fn candidates(&self, torrent: TorrentKey, addrs: &[SocketAddr], source: Source) {
         self.node().add_candidates(Instant::now(), torrent, addrs, source);
@@ -208,7 +230,9 @@ impl Session {
         let shared = Arc::new(Shared {
             cache: Cache::new(config.memory),
             pool: Pool::new(),
-            keeper: open_store(&config).map(|store| Keeper::new(store, config.memory)),
+            keeper: Keeper::new(open_store(&config), config.memory),
+            active: AtomicIsize::new(0),
+            share: AtomicU64::new(0),
             chunks: Arc::default(),
             turns: Arc::new(Semaphore::new(4 * runtime.metrics().num_workers())),
             peer_id,
@@ -255,13 +279,12 @@ impl Session {
             }
             by_hash.insert(info_hash, key);
         }
-        let entry = shared.keeper.as_ref().filter(|_| copy.is_none()).map(|keeper| keeper.store.entry(&meta));
+        let entry = shared.keeper.store().filter(|_| copy.is_none()).map(|store| store.entry(&meta));
         let there: Vec<_> = match (&copy, &entry) {
             (Some(copy), _) => runs(meta.geometry.all().filter(|p| copy.have.get(p.0 as usize) == Some(&true))),
             (None, Some(entry)) => runs(entry.held()),
             (None, None) => Vec::new(),
         };
-        let stored = entry.as_ref().and(shared.keeper.as_ref()).map_or(0, |keeper| keeper.store.size());
         let setup = Setup {
             geometry: meta.geometry,
             files: meta
@@ -275,7 +298,7 @@ impl Session {
             fill: shared.config.fill,
             wanted: wanted.map(|bytes| bytes.into_iter().filter_map(|bytes| meta.geometry.covering(bytes)).collect()),
             order: Order::default(),
-            capacity: copy.is_none().then_some(shared.config.memory.max(stored)),
+            capacity: copy.is_none().then(|| shared.capacity()),
             memory: shared.config.memory,
             upload: shared.config.upload,
             super_seed: shared.config.super_seed,
@@ -413,12 +436,10 @@ impl Session {
             };
             let _ = tokio::task::spawn_blocking(close).await;
         }
-        if self.shared.keeper.is_some() {
-            let shared = Arc::clone(&self.shared);
-            let close = tokio::task::spawn_blocking(move || shared.keeper.as_ref().map(|keeper| keeper.close(&shared)));
-            if tokio::time::timeout(STOP_KEEPER, close).await.is_err() {
-                warn!("the disk of the cache is slow: what it did not take in time is fetched again");
-            }
+        let shared = Arc::clone(&self.shared);
+        let close = tokio::task::spawn_blocking(move || shared.keeper.close(&shared));
+        if tokio::time::timeout(STOP_KEEPER, close).await.is_err() {
+            warn!("the disk is slow: what it did not take in time is fetched again");
         }
         self.shared.torrents.write().unwrap_or_else(PoisonError::into_inner).clear();
     }

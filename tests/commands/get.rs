@@ -350,7 +350,7 @@ fn what_is_in_a_copy_is_read_from_it() {
     runtime.block_on(async {
         let config = swarmfs::Config { listen: free_address(), listen_is_default: false, ..swarmfs::Config::default() };
         let session = Session::start(config).expect("a session");
-        let copy = Some(LocalCopy { data, have });
+        let copy = Some(LocalCopy { data, have, unchecked: false });
         let torrent = session.add(Arc::new(meta), AddOptions { copy, ..AddOptions::default() }).expect("a torrent");
         session.finished(torrent).await;
         let map = session.piece_map(torrent, 4).expect("a map");

@@ -6,6 +6,7 @@ mod support;
 mod bad_disks;
 mod budget;
 mod common;
+mod data;
 mod restarts;
 mod through;
 mod tools;

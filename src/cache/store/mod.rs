@@ -165,6 +165,12 @@ impl Store {
         self.size
     }
 
+    /// Bytes that it may take now: nothing once it is left alone.
+    #[must_use]
+    pub fn limit(&self) -> u64 {
+        if self.is_off() { 0 } else { self.limit.load(Ordering::Relaxed) }
+    }
+
     /// Its directory.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -401,7 +401,7 @@ proptest! {
         let mut store = open(dir.path(), size);
         let mut entry = store.entry(&fixture.meta);
         let (mut there, mut damaged) = (std::collections::BTreeSet::new(), false);
-        let mut suspect = std::collections::BTreeSet::new();
+        let (mut suspect, mut changed) = (std::collections::BTreeSet::new(), false);
         for op in ops {
             match op {
                 Op::Put(piece) => {
@@ -409,13 +409,14 @@ proptest! {
                     if let Room::Victim(_, victim) = room {
                         store.forget(&entry, victim);
                         prop_assert!(there.remove(&victim.0) || damaged);
+                        changed = true;
                         suspect.remove(&victim.0);
                     }
                     if matches!(store.room(fixture.bytes(piece).len() as u64), Room::Enough) {
                         prop_assert_eq!(
                             store.write(&entry, &fixture.meta, PieceIndex(piece), &fixture.verified(piece)), Put::Stored
                         );
-                        there.insert(piece);
+                        changed |= there.insert(piece);
                     }
                 }
                 Op::Read(piece, start, length) => {
@@ -433,7 +434,7 @@ proptest! {
                 }
                 Op::Forget(piece) => {
                     store.forget(&entry, PieceIndex(piece));
-                    there.remove(&piece);
+                    changed |= there.remove(&piece);
                     suspect.remove(&piece);
                 }
                 Op::Damage(at) => {
@@ -453,7 +454,10 @@ proptest! {
                     let held: std::collections::BTreeSet<u32> = entry.held().map(|piece| piece.0).collect();
                     prop_assert!(held == there || damaged);
                     // What a crash has made suspect stays so until it is hashed.
-                    suspect = if clean { suspect.intersection(&there).copied().collect() } else { held.clone() };
+                    if !clean && changed {
+                        suspect = held.clone();
+                    }
+                    changed &= !clean;
                     let now = held.iter().copied().filter(|piece| entry.is_suspect(PieceIndex(*piece)));
                     prop_assert!(now.collect::<std::collections::BTreeSet<_>>() == suspect || damaged);
                 }

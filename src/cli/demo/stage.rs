@@ -61,8 +61,10 @@ impl Stage {
             // It has just been hashed, and the mount will hash every piece again.
             let have = vec![true; meta.geometry.pieces() as usize];
             let session = Session::start(config)?;
-            let key = session
-                .add(Arc::clone(meta), AddOptions { copy: Some(LocalCopy { data, have }), ..AddOptions::default() })?;
+            let key = session.add(
+                Arc::clone(meta),
+                AddOptions { copy: Some(LocalCopy { data, have, unchecked: false }), ..AddOptions::default() },
+            )?;
             announced(&session, key).await?;
             seeds.push(session);
         }
