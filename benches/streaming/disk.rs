@@ -73,6 +73,15 @@ pub(crate) fn disk(bench: &Bench) {
             wait_until(Duration::from_secs(60), "all of it is kept", kept);
             // What waits to be written to the disk would be measured with the first read.
             rustix::fs::sync();
+            let (client, path) = if through {
+                (client, path)
+            } else {
+                // Nothing of it is in memory then.
+                client.stop();
+                let client = Client::start(bench, Who::Ours, &swarm, &arguments);
+                let path = client.path(&swarm.file);
+                (client, path)
+            };
             let ours = |table: &mut Table| {
                 let before = client.usage();
                 let rate = cold(&path);
@@ -163,6 +172,10 @@ struct Reads(File);
 const FILE: INodeNo = INodeNo(2);
 const TTL: Duration = Duration::from_secs(86_400);
 
+thread_local! {
+    static BUFFER: std::cell::RefCell<Vec<u8>> = std::cell::RefCell::new(vec![0; 1 << 20]);
+}
+
 impl Reads {
     fn attr(&self, ino: INodeNo) -> FileAttr {
         let root = ino == INodeNo::ROOT;
@@ -208,10 +221,9 @@ impl Filesystem for Reads {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let mut buffer = vec![0; size as usize];
-        match self.0.read_at(&mut buffer, offset) {
+        BUFFER.with_borrow_mut(|buffer| match self.0.read_at(&mut buffer[..size as usize], offset) {
             Ok(read) => reply.data(&buffer[..read]),
             Err(_) => reply.error(Errno::EIO),
-        }
+        });
     }
 }

@@ -1,7 +1,8 @@
 //! What has come goes into the disk store, or into the user's own copy: one thread writes the pieces of all torrents, from
-//! a queue that is bounded in bytes. What finds it full stays in memory only, so that no read waits for a disk; the
-//! background begins nothing new until the disk has caught up. (A download by `get` waits for its disk: see `copy`.)
+//! a queue that is bounded in bytes. What finds it full stays in memory, so that no read waits for a disk, and is written
+//! later if it is there still; the background begins nothing new until the disk has caught up. (A download by `get` waits for its disk: see `copy`.)
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -23,6 +24,8 @@ const SHARE: u64 = 4;
 const MOST: u64 = 64 << 20;
 /// How often the indexes are written: what was used, received and sent since then is lost by a kill.
 const SAVE: Duration = Duration::from_secs(60);
+/// Pieces that found the queue full and are remembered.
+const LEFT: usize = 1 << 16;
 /// Pieces that reads wait for are passed over, so many for one that is to be written.
 const SPARED: u32 = 64;
 
@@ -35,6 +38,8 @@ pub(super) struct Keeper {
     waiting: AtomicU64,
     limit: u64,
     busy: AtomicBool,
+    /// Pieces that found the queue full: written once it is empty, as far as memory has them still.
+    left: Mutex<VecDeque<(TorrentKey, PieceIndex)>>,
 }
 
 /// A piece that is to be written.
@@ -54,6 +59,7 @@ impl Keeper {
             waiting: AtomicU64::new(0),
             limit: (memory / SHARE).min(MOST),
             busy: AtomicBool::new(false),
+            left: Mutex::default(),
         }
     }
 
@@ -62,19 +68,39 @@ impl Keeper {
         self.store.as_ref()
     }
 
-    /// Queues a piece. False if too much waits already.
-    fn queue(&self, shared: &Shared, job: Job) -> bool {
+    /// Queues a piece, or remembers it if too much waits already.
+    fn queue(&self, shared: &Shared, job: Job) {
         let length = u64::from(job.data.len());
         let waits = self.waiting.fetch_add(length, Ordering::Relaxed) + length;
         // A piece that is larger than the limit waits alone.
         let fits = waits <= self.limit || waits == length;
+        let key = (job.torrent, job.piece);
         let sent = fits && self.lock_queue().as_ref().is_some_and(|queue| queue.send(job).is_ok());
-        if !sent {
-            self.waiting.fetch_sub(length, Ordering::Relaxed);
-        } else if waits > self.limit / 4 * 3 {
+        if waits > self.limit / 4 * 3 {
             self.set_busy(shared, true);
         }
-        sent
+        if !sent {
+            self.waiting.fetch_sub(length, Ordering::Relaxed);
+            let mut left = self.lock_left();
+            if left.len() >= LEFT {
+                left.pop_front();
+            }
+            left.push_back(key);
+        }
+    }
+
+    fn lock_left(&self) -> std::sync::MutexGuard<'_, VecDeque<(TorrentKey, PieceIndex)>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A piece that was left and is in memory still.
+    fn take_left(&self, shared: &Shared) -> Option<Job> {
+        loop {
+            let (torrent, piece) = self.lock_left().pop_front()?;
+            if let Some(data) = shared.cache.peek(torrent, piece) {
+                return Some(Job { torrent, piece, data });
+            }
+        }
     }
 
     fn lock_queue(&self) -> std::sync::MutexGuard<'_, Option<Sender<Job>>> {
@@ -200,9 +226,9 @@ impl Shared {
 
 /// The thread: writes what comes until the queue ends.
 fn keep(shared: &Weak<Shared>, jobs: &Receiver<Job>) {
-    let mut saved = Instant::now();
+    let (mut saved, mut patience) = (Instant::now(), SAVE);
     loop {
-        let job = jobs.recv_timeout((saved + SAVE).saturating_duration_since(Instant::now()));
+        let job = jobs.recv_timeout(patience);
         let Some(shared) = shared.upgrade() else { return };
         let keeper = &shared.keeper;
         match job {
@@ -213,13 +239,19 @@ fn keep(shared: &Weak<Shared>, jobs: &Receiver<Job>) {
                 drop(job);
                 keeper.done(&shared, length);
             }
-            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Timeout) => {
+                if let Some(job) = keeper.take_left(&shared) {
+                    keeper.write(&shared, &job);
+                }
+            }
             Err(RecvTimeoutError::Disconnected) => return,
         }
         if saved.elapsed() >= SAVE {
             keeper.save(&shared, false);
             saved = Instant::now();
         }
+        let nothing_left = keeper.lock_left().is_empty();
+        patience = if nothing_left { (saved + SAVE).saturating_duration_since(Instant::now()) } else { Duration::ZERO };
     }
 }
 

@@ -219,13 +219,16 @@ impl Entry {
         }
     }
 
-    /// It is there no more. False if it was not.
-    pub(super) fn take(&self, piece: PieceIndex) -> bool {
+    /// It is there no more. What is to be done with its bytes.
+    pub(super) fn take(&self, piece: PieceIndex) -> Taken {
+        // What is pinned now is pinned with all its pieces.
+        let pins = self.lock_pins();
         let there = self.used.get(piece.0 as usize).is_some_and(|used| used.swap(0, Ordering::SeqCst) != 0);
-        if there {
-            self.set_flags(piece, 0);
+        if !there {
+            return Taken::Nothing;
         }
-        there
+        self.set_flags(piece, 0);
+        if pins.iter().any(|pieces| pieces.contains(&piece.0)) { Taken::Pinned } else { Taken::Free }
     }
 
     fn set_flags(&self, piece: PieceIndex, value: u8) {
@@ -254,11 +257,6 @@ impl Entry {
         self.set_flags(piece, HASHED);
     }
 
-    /// True if the piece passed its hash in this process.
-    pub(super) fn is_hashed(&self, piece: PieceIndex) -> bool {
-        self.flags(piece) & HASHED != 0
-    }
-
     /// The index as it is now.
     pub(super) fn index(&self, clean: bool, clock: &Clock, session: (u64, u64)) -> Index {
         let seconds = |used: &AtomicU32| match used.load(Ordering::Relaxed) {
@@ -274,20 +272,25 @@ impl Entry {
         }
     }
 
-    /// Keeps pieces until the guard goes.
-    pub(super) fn pin(self: &Arc<Self>, pieces: Range<u32>) -> Pin {
-        self.lock_pins().push(pieces.clone());
-        Pin { entry: Arc::clone(self), pieces }
+    /// Keeps pieces until the guard goes, if all of them are there and passed their hash in this process. `counter` counts
+    /// their bytes, `limit` at the most.
+    pub(super) fn pin(self: &Arc<Self>, pieces: Range<u32>, counter: &Arc<AtomicU64>, limit: u64) -> Option<Pin> {
+        let bytes = u64::from(pieces.end - pieces.start) * u64::from(self.layout.geometry.nominal_piece_length());
+        let mut pins = self.lock_pins();
+        let whole = |piece| self.holds(PieceIndex(piece)) && self.flags(PieceIndex(piece)) & HASHED != 0;
+        if !pieces.clone().all(whole) {
+            return None;
+        }
+        if counter.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > limit {
+            counter.fetch_sub(bytes, Ordering::Relaxed);
+            return None;
+        }
+        pins.push(pieces.clone());
+        Some(Pin { entry: Arc::clone(self), pieces, bytes, counter: Arc::clone(counter) })
     }
 
     pub(super) fn is_pinned(&self, piece: PieceIndex) -> bool {
         self.lock_pins().iter().any(|pieces| pieces.contains(&piece.0))
-    }
-
-    /// Bytes of the files that are kept for the kernel.
-    pub(super) fn pinned_bytes(&self) -> u64 {
-        let length = u64::from(self.layout.geometry.nominal_piece_length());
-        self.lock_pins().iter().map(|pieces| u64::from(pieces.end - pieces.start) * length).sum()
     }
 
     fn lock_pins(&self) -> std::sync::MutexGuard<'_, Vec<Range<u32>>> {
@@ -295,11 +298,24 @@ impl Entry {
     }
 }
 
+/// What was taken out of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// It was not there.
+    Nothing,
+    /// A piece whose bytes may be given back.
+    Free,
+    /// A piece that the kernel may be reading: its bytes stay where they are.
+    Pinned,
+}
+
 /// Keeps pieces in the store while the kernel reads them by itself.
 #[derive(Debug)]
 pub struct Pin {
     entry: Arc<Entry>,
     pieces: Range<u32>,
+    bytes: u64,
+    counter: Arc<AtomicU64>,
 }
 
 impl Drop for Pin {
@@ -308,6 +324,7 @@ impl Drop for Pin {
         if let Some(at) = pins.iter().position(|pieces| *pieces == self.pieces) {
             pins.swap_remove(at);
         }
+        self.counter.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 

@@ -41,7 +41,7 @@ use super::{Filled, PieceBuf, Place, Pool};
 use crate::metainfo::{BLOCK_LENGTH, Metainfo, PieceIndex};
 use clock::Clock;
 pub use entry::{Entry, Pin};
-use entry::{INDEX, INFO, SUMS};
+use entry::{INDEX, INFO, SUMS, Taken};
 use layout::FileNumber;
 use oldest::Oldest;
 pub use tools::{Checkup, Listed};
@@ -74,6 +74,8 @@ pub struct Store {
     allocated: AtomicU64,
     failures: AtomicU32,
     full: AtomicBool,
+    /// Bytes that are kept for the kernel.
+    pinned: Arc<AtomicU64>,
     open: Mutex<LruCache<(u32, Name, bool), Arc<File>>>,
     serials: AtomicU32,
     /// Whatever changes the directory holds it.
@@ -563,7 +565,7 @@ impl Store {
         if let Err(error) = self.prepare(entry) {
             self.failed("write", &error);
         }
-        if entry.take(piece)
+        if entry.take(piece) == Taken::Free
             && let Err(error) = self.erase(entry, piece.0..piece.0 + 1)
         {
             if matches!(error.kind(), io::ErrorKind::NotFound) {
@@ -774,24 +776,18 @@ impl Store {
     pub fn backing(&self, entry: &Arc<Entry>, bytes: &Range<u64>) -> Option<(File, Pin)> {
         let number = entry.layout.file_of(bytes)?;
         let pieces = entry.layout.geometry.covering(bytes.clone())?;
-        let ledger = self.lock();
-        let whole = |piece| entry.holds(PieceIndex(piece)) && entry.is_hashed(PieceIndex(piece));
-        if self.is_off() || !pieces.clone().all(whole) {
+        if self.is_off() {
             return None;
         }
+        // Not under the ledger: who opens a file does not wait for one that is being written.
+        let pin = entry.pin(pieces.clone(), &self.pinned, self.size / 2)?;
         let file = disk::open(entry.dir()?, &number.name()).ok()?;
-        let length = bytes.end - bytes.start;
-        if file.metadata().ok()?.len() != length || !self.may_pin(&ledger, length) {
+        if file.metadata().ok()?.len() != bytes.end - bytes.start {
             return None;
         }
         let now = self.clock.now();
-        pieces.clone().for_each(|piece| entry.touch(PieceIndex(piece), now));
-        Some((file, entry.pin(pieces)))
-    }
-
-    fn may_pin(&self, ledger: &Ledger, bytes: u64) -> bool {
-        let pinned: u64 = ledger.entries.iter().map(|entry| entry.pinned_bytes()).sum();
-        pinned.saturating_add(bytes) <= self.size / 2
+        pieces.for_each(|piece| entry.touch(PieceIndex(piece), now));
+        Some((file, pin))
     }
 }
 

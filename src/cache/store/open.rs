@@ -67,6 +67,7 @@ impl Store {
             allocated: AtomicU64::new(allocated),
             failures: AtomicU32::new(0),
             full: AtomicBool::new(false),
+            pinned: Arc::default(),
             open: Mutex::new(LruCache::new(OPEN_FILES)),
             serials: AtomicU32::new(0),
             ledger: Mutex::new(Ledger { unread, ..Ledger::default() }),
