@@ -213,7 +213,10 @@ fn a_small_memory_reads_a_large_torrent_right_twice() {
     let seed = Peer::seed(&content);
     let dir = tempfile::tempdir().expect("a directory");
     let torrent = content.torrent.write(dir.path(), None);
-    let mount = mount(&[&torrent]).peer(seed.address).args(&["--memory", "8MiB", "--read-timeout", "20s"]).start();
+    let mount = mount(&[&torrent])
+        .peer(seed.address)
+        .args(&["--memory", "8MiB", "--cache-size", "0", "--read-timeout", "20s"])
+        .start();
     for _ in 0..2 {
         assert_same_bytes(&dataset, &mount.path(&dataset.name));
         let file = std::fs::File::open(mount.path(&dataset.name).join("large.bin")).expect("the file");
