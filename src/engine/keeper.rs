@@ -69,16 +69,13 @@ impl Keeper {
     }
 
     /// Queues a piece, or remembers it if too much waits already.
-    fn queue(&self, shared: &Shared, job: Job) {
+    fn queue(&self, job: Job) {
         let length = u64::from(job.data.len());
         let waits = self.waiting.fetch_add(length, Ordering::Relaxed) + length;
         // A piece that is larger than the limit waits alone.
         let fits = waits <= self.limit || waits == length;
         let key = (job.torrent, job.piece);
         let sent = fits && self.lock_queue().as_ref().is_some_and(|queue| queue.send(job).is_ok());
-        if waits > self.limit / 4 * 3 {
-            self.set_busy(shared, true);
-        }
         if !sent {
             self.waiting.fetch_sub(length, Ordering::Relaxed);
             let mut left = self.lock_left();
@@ -107,6 +104,7 @@ impl Keeper {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// By the thread that writes, and nobody else: the last word is the right one.
     fn set_busy(&self, shared: &Shared, busy: bool) {
         if self.busy.swap(busy, Ordering::Relaxed) != busy {
             debug!(busy, "the disk of the cache");
@@ -117,8 +115,10 @@ impl Keeper {
     /// A job is done.
     fn done(&self, shared: &Shared, length: u64) {
         let waits = self.waiting.fetch_sub(length, Ordering::Relaxed).saturating_sub(length);
-        if waits < self.limit / 4 && self.busy.load(Ordering::Relaxed) {
+        if waits < self.limit / 4 {
             self.set_busy(shared, false);
+        } else if waits > self.limit / 4 * 3 {
+            self.set_busy(shared, true);
         }
     }
 
@@ -248,6 +248,7 @@ fn keep(shared: &Weak<Shared>, jobs: &Receiver<Job>) {
         }
         if saved.elapsed() >= SAVE {
             keeper.save(&shared, false);
+            shared.share_cache();
             saved = Instant::now();
         }
         let nothing_left = keeper.lock_left().is_empty();
@@ -260,7 +261,7 @@ impl Torrent {
     pub(super) fn keep(&self, piece: PieceIndex, data: &Arc<Verified>) {
         if self.entry.is_some() || self.data.as_ref().is_some_and(DiskCopy::is_filled_in) {
             let job = Job { torrent: self.key, piece, data: Arc::clone(data) };
-            self.shared.keeper.queue(&self.shared, job);
+            self.shared.keeper.queue(job);
         }
     }
 

@@ -47,7 +47,18 @@ impl Content for SessionContent {
             return None;
         }
         let torrent = self.0.torrent(torrent)?;
-        self.0.keeper.store()?.backing(torrent.entry.as_ref()?, file).map(Backing::new)
+        let (store, entry) = (self.0.keeper.store()?, torrent.entry.as_ref()?);
+        let backing = store.backing(entry, file).map(Backing::new);
+        if backing.is_none() && torrent.meta.geometry.pieces_of(file.clone()).all(|piece| entry.holds(piece)) {
+            // The next time, perhaps.
+            let (torrent, file) = (Arc::clone(&torrent), file.clone());
+            self.0.runtime.spawn_blocking(move || {
+                if let (Some(store), Some(entry)) = (torrent.shared.keeper.store(), &torrent.entry) {
+                    store.open_backing(entry, &file);
+                }
+            });
+        }
+        backing
     }
 
     fn try_read(&self, torrent: TorrentKey, handle: HandleId, bytes: &Range<u64>) -> Option<Bytes> {

@@ -39,6 +39,11 @@ impl Reads {
         self.lock().remove(&id)
     }
 
+    /// Takes all of them out.
+    pub(super) fn take_all(&self) -> Vec<Parked> {
+        std::mem::take(&mut *self.lock()).into_values().collect()
+    }
+
     /// True if the read waits.
     pub(super) fn contains(&self, id: ReadId) -> bool {
         self.lock().contains_key(&id)

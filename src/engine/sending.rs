@@ -25,18 +25,8 @@ const MESSAGES: usize = 16 * 1024;
 enum Run {
     Copy(Arc<Chunk>),
     Stored(Arc<Checked<Chunk>>),
-    /// In this piece, from this byte on.
-    Piece(Arc<Verified>, usize),
-}
-
-impl Run {
-    fn part(&self, range: Range<usize>) -> Payload {
-        match self {
-            Self::Copy(chunk) => Payload::Chunk(Arc::clone(chunk), range),
-            Self::Stored(checked) => Payload::Stored(Arc::clone(checked), range),
-            Self::Piece(piece, from) => Payload::Piece(Arc::clone(piece), from + range.start..from + range.end),
-        }
-    }
+    /// All of them are in this piece.
+    Piece(Arc<Verified>),
 }
 
 impl Peer {
@@ -129,7 +119,7 @@ impl Peer {
         if !unserved.is_empty() {
             self.torrent.enter(|swarm, now| {
                 for request in unserved {
-                    if self.torrent.data.is_none() {
+                    if !self.torrent.is_there(request.piece) {
                         swarm.handle(now, Input::Lost(request.piece));
                     }
                     swarm.handle(now, Input::Unserved(self.key, request));
@@ -173,14 +163,13 @@ impl Peer {
     fn send_run(&mut self, run: &mut Vec<Request>, unserved: &mut Vec<Request>) {
         let (Some(&first), Some(&last)) = (run.first(), run.last()) else { return };
         match self.read_run(first, last) {
-            Some(bytes) => {
-                let mut at = 0;
+            Some(Run::Piece(piece)) => {
                 for request in run.drain(..) {
-                    let end = at + request.length as usize;
-                    self.outbox.push_block(request, bytes.part(at..end));
-                    at = end;
+                    self.send_cached(Arc::clone(&piece), request, unserved);
                 }
             }
+            Some(Run::Copy(chunk)) => self.push_run(run, |range| Payload::Chunk(Arc::clone(&chunk), range)),
+            Some(Run::Stored(checked)) => self.push_run(run, |range| Payload::Stored(Arc::clone(&checked), range)),
             // Only those that cannot be read are refused.
             None if run.len() > 1 => {
                 for request in std::mem::take(run) {
@@ -191,11 +180,21 @@ impl Peer {
         }
     }
 
+    /// Queues blocks that lie one behind the other in what was read, and empties `run`.
+    fn push_run(&mut self, run: &mut Vec<Request>, payload: impl Fn(Range<usize>) -> Payload) {
+        let mut at = 0;
+        for request in run.drain(..) {
+            let end = at + request.length as usize;
+            self.outbox.push_block(request, payload(at..end));
+            at = end;
+        }
+    }
+
     /// The blocks from one to another that [`Peer::follows`] it; none if they cannot be read.
     fn read_run(&self, first: Request, last: Request) -> Option<Run> {
         if let Some(copy) = &self.torrent.data {
             if copy.is_unchecked(first.piece) {
-                return self.torrent.find(first.piece).map(|piece| Run::Piece(piece, first.begin as usize));
+                return self.torrent.find(first.piece).map(Run::Piece);
             }
             return self.read_copy(self.span(first).start..self.span(last).end).map(|chunk| Run::Copy(Arc::new(chunk)));
         }
@@ -212,8 +211,8 @@ impl Peer {
         };
         match read {
             Ok(checked) => Some(Run::Stored(Arc::new(checked))),
-            Err(Fault::Suspect) => torrent.find(piece).map(|piece| Run::Piece(piece, first.begin as usize)),
-            Err(Fault::WouldBlock | Fault::Absent) => None,
+            Err(Fault::Suspect) => torrent.find(piece).map(Run::Piece),
+            Err(Fault::WouldBlock | Fault::Absent | Fault::FileGone) => None,
         }
     }
 

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::warn;
@@ -39,7 +40,7 @@ impl Torrent {
                     return Ok(Part::Stored(checked));
                 }
                 Err(Fault::WouldBlock) => return Err(Missing::Later),
-                Err(Fault::Suspect | Fault::Absent) => {}
+                Err(Fault::Suspect | Fault::Absent | Fault::FileGone) => {}
             }
         }
         match (wait, self.on_disk(piece)) {
@@ -61,9 +62,19 @@ impl Torrent {
 
     fn load(&self, piece: PieceIndex) -> Option<Arc<Verified>> {
         let place = self.shared.place(self.meta.geometry.piece_length(piece));
+        // One at a time: others may wait for the same piece.
+        let _loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cached) = self.shared.cache.get(self.key, piece) {
+            return Some(cached);
+        }
         let stored = self.kept(piece).zip(self.meta.piece_hashes.get(piece));
-        let stored =
-            stored.and_then(|((store, entry), hash)| store.load(entry, piece, hash, &place, &self.shared.pool).ok());
+        let stored = stored.and_then(|((store, entry), hash)| {
+            let loaded = store.load(entry, piece, hash, &place, &self.shared.pool);
+            if matches!(loaded, Err(Fault::FileGone)) {
+                self.find_lost();
+            }
+            loaded.ok()
+        });
         let loaded = match (stored, self.data.as_ref().filter(|copy| copy.holds(piece))) {
             (Some(stored), _) => Some(stored),
             (None, Some(copy)) => match copy.load(&self.meta, piece, &place, &self.shared.pool) {
@@ -76,7 +87,7 @@ impl Torrent {
             (None, None) => None,
         };
         let Some(data) = loaded.map(Arc::new) else {
-            self.tell_lost();
+            self.tell(Input::Lost(piece));
             return None;
         };
         self.shared.cache.insert(self.key, piece, Arc::clone(&data));
@@ -84,8 +95,23 @@ impl Torrent {
         Some(data)
     }
 
-    /// The swarm hears of all pieces that are neither in memory nor on a disk any more: whatever took one of them may have
-    /// taken more.
+    /// Lets the swarm hear, by and by, of all pieces that are neither in memory nor on a disk any more.
+    fn find_lost(&self) {
+        if !self.finding_lost.swap(true, Ordering::SeqCst)
+            && let Some(torrent) = self.shared.torrent(self.key)
+        {
+            self.shared.runtime.spawn_blocking(move || {
+                torrent.finding_lost.store(false, Ordering::SeqCst);
+                torrent.tell_lost();
+            });
+        }
+    }
+
+    /// True if the piece is in memory or on a disk.
+    pub(super) fn is_there(&self, piece: PieceIndex) -> bool {
+        self.shared.cache.contains(self.key, piece) || self.on_disk(piece)
+    }
+
     fn tell_lost(&self) {
         const STEP: usize = 4096;
         let mut pieces = self.meta.geometry.all();
@@ -95,8 +121,7 @@ impl Torrent {
                 return;
             }
             let thought: Vec<PieceIndex> = self.look(|swarm| step.into_iter().filter(|p| swarm.has(*p)).collect());
-            let gone = |piece: &PieceIndex| !self.shared.cache.contains(self.key, *piece) && !self.on_disk(*piece);
-            thought.into_iter().filter(gone).for_each(|piece| self.tell(Input::Lost(piece)));
+            thought.into_iter().filter(|piece| !self.is_there(*piece)).for_each(|piece| self.tell(Input::Lost(piece)));
         }
     }
 
@@ -129,31 +154,62 @@ impl Torrent {
     /// Sends a parked read what a disk has, by a thread that may wait for it.
     async fn answer_from_disk(self: Arc<Self>, id: ReadId) {
         let Some((bytes, pinned)) = self.reads.pinned(id) else { return };
-        let torrent = Arc::clone(&self);
-        let job = tokio::task::spawn_blocking(move || torrent.bytes_from_disk(&bytes, &pinned));
-        match tokio::time::timeout(PATIENCE, job).await {
+        let Some((_, _, deadline)) = self.reads.terms(id) else { return };
+        let until = deadline.min(Instant::now() + PATIENCE).into();
+        let (torrent, range) = (Arc::clone(&self), bytes.clone());
+        // What is loaded whole takes memory that no budget counts.
+        let share = self.loads(&bytes).min(self.shared.disk_share);
+        let permit = tokio::time::timeout_at(until, Arc::clone(&self.shared.disk).acquire_many_owned(share)).await;
+        let mut job = match permit {
+            Ok(Ok(permit)) => tokio::task::spawn_blocking(move || {
+                // Held as long as the disk is waited for, however long that is.
+                let _permit = permit;
+                torrent.bytes_from_disk(&range, &pinned)
+            }),
+            _ => tokio::spawn(std::future::ready(Err(Missing::Later))),
+        };
+        match tokio::time::timeout_at(until, &mut job).await {
             Ok(Ok(Ok(bytes))) => {
                 if let Some(read) = self.reads.take(id) {
                     read.reply.data(bytes.as_slice());
                 }
             }
             Ok(Ok(Err(Missing::Piece(piece)))) => self.ask_again(id, piece),
-            Ok(Ok(Err(Missing::Later | Missing::Unreadable(_))) | Err(_)) => {
+            Ok(Ok(Err(Missing::Later))) => self.do_without_disk(id, &bytes),
+            Ok(Ok(Err(Missing::Unreadable(_))) | Err(_)) => {
                 if let Some(read) = self.reads.take(id) {
                     read.reply.error(libc::EIO);
                 }
             }
             Err(_) => {
-                warn!(torrent = %self.meta.name, "a disk has not answered for {PATIENCE:?}: the swarm is asked");
+                warn!(torrent = %self.meta.name, "a disk does not answer in time: the swarm is asked");
                 if let Some(store) = self.shared.keeper.store() {
                     store.is_late();
                 }
-                let Some((bytes, pinned)) = self.reads.pinned(id) else { return };
-                let lacking = self.meta.geometry.pieces_of(bytes).filter(|piece| !pinned.contains_key(piece));
-                lacking.for_each(|piece| self.tell(Input::Lost(piece)));
-                self.read_again(id);
+                self.do_without_disk(id, &bytes);
+                // Should it answer after all, what it has is there again.
+                if job.await.is_ok_and(|read| read.is_ok()) {
+                    let there = self.meta.geometry.pieces_of(bytes).filter(|piece| self.is_there(*piece));
+                    there.for_each(|piece| self.tell(Input::PieceVerified(piece)));
+                }
             }
         }
+    }
+
+    /// A parked read goes to the swarm, whatever a disk has.
+    fn do_without_disk(&self, id: ReadId, bytes: &Range<u64>) {
+        let lacking = self.meta.geometry.pieces_of(bytes.clone());
+        let lacking = lacking.filter(|piece| !self.shared.cache.contains(self.key, *piece));
+        lacking.for_each(|piece| self.tell(Input::Lost(piece)));
+        self.read_again(id);
+    }
+
+    /// Mebibytes of memory that a read from a disk takes: those of a piece, if one has to be loaded whole.
+    fn loads(&self, bytes: &Range<u64>) -> u32 {
+        let whole = |piece| self.data.is_some() || self.entry.as_ref().is_some_and(|entry| entry.is_suspect(piece));
+        let length = self.meta.geometry.nominal_piece_length();
+        let loads = self.meta.geometry.pieces_of(bytes.clone()).any(whole) && !self.shared.too_large(length);
+        if loads { (length >> 20).max(1) } else { 1 }
     }
 
     fn bytes_from_disk(
@@ -170,13 +226,12 @@ impl Torrent {
     /// A parked read lacks a piece that was thought to be there.
     fn ask_again(&self, id: ReadId, piece: PieceIndex) {
         // It may have come at this very moment.
-        if !self.shared.cache.contains(self.key, piece) && !self.on_disk(piece) {
-            // A disk that is left alone has taken everything with it.
-            if self.shared.keeper.store().is_some_and(Store::is_off) {
-                self.tell_lost();
-            } else {
-                self.tell(Input::Lost(piece));
-            }
+        if !self.shared.cache.contains(self.key, piece) {
+            self.tell(Input::Lost(piece));
+        }
+        // A disk that is left alone has taken everything with it.
+        if self.shared.keeper.store().is_some_and(Store::is_off) {
+            self.find_lost();
         }
         self.read_again(id);
     }

@@ -40,7 +40,7 @@ const STOP_ANNOUNCE: Duration = Duration::from_secs(3);
 const COMPLETED_ANNOUNCE: Duration = Duration::from_secs(2);
 const TOLD_LOOK: Duration = Duration::from_millis(10);
 /// What a slow disk has at the end to take what waits for it.
-const STOP_KEEPER: Duration = Duration::from_secs(3);
+const STOP_KEEPER: Duration = Duration::from_millis(1500);
 
 /// A user's own copy of a torrent and which of its pieces passed their hash.
 #[derive(Debug)]
@@ -71,6 +71,9 @@ pub(super) struct Shared {
     pub(super) pool: Arc<Pool>,
     /// What writes pieces to disks, the disk store among them.
     pub(super) keeper: Keeper,
+    /// Reads from disks that are under way, in mebibytes of memory that they take.
+    pub(super) disk: Arc<Semaphore>,
+    pub(super) disk_share: u32,
     /// Torrents with open files, and each one's share of the cache, bytes.
     active: AtomicIsize,
     share: AtomicU64,
@@ -158,13 +161,21 @@ impl Shared {
 
     /// A torrent has its first open file (1), or its last one was closed (-1): those that are read share the cache.
     pub(super) fn reads_begin_or_end(&self, torrent: &Torrent, change: isize) {
-        let active = self.active.fetch_add(change, Ordering::Relaxed).saturating_add(change).max(1);
-        let share = self.capacity() / u64::try_from(active).unwrap_or(1);
-        if self.share.swap(share, Ordering::Relaxed) != share {
-            self.all().iter().for_each(|torrent| torrent.tell(Input::Capacity(share)));
-        } else if change > 0 {
-            torrent.tell(Input::Capacity(share));
+        self.active.fetch_add(change, Ordering::Relaxed);
+        if !self.share_cache() && change > 0 {
+            torrent.tell(Input::Capacity(self.share.load(Ordering::Relaxed)));
         }
+    }
+
+    /// Tells all torrents their share of the cache. False if it is what it was.
+    pub(super) fn share_cache(&self) -> bool {
+        let active = u64::try_from(self.active.load(Ordering::Relaxed)).unwrap_or(0).max(1);
+        let share = self.capacity() / active;
+        let changed = self.share.swap(share, Ordering::Relaxed) != share;
+        if changed {
+            self.all().iter().for_each(|torrent| torrent.tell(Input::Capacity(share)));
+        }
+        changed
     }
 
     /// Addresses to dial for a torrent.
@@ -227,10 +238,13 @@ impl Session {
         };
         info!(port, "listening");
         let runtime = tokio::runtime::Handle::current();
+        let disk_share = u32::try_from(config.memory / 8 >> 20).unwrap_or(u32::MAX).clamp(8, 64);
         let shared = Arc::new(Shared {
             cache: Cache::new(config.memory),
             pool: Pool::new(),
             keeper: Keeper::new(open_store(&config), config.memory),
+            disk: Arc::new(Semaphore::new(disk_share as usize)),
+            disk_share,
             active: AtomicIsize::new(0),
             share: AtomicU64::new(0),
             chunks: Arc::default(),
@@ -474,6 +488,8 @@ pub(super) fn close_all(shared: &Shared) {
     shared.closing.store(true, Ordering::SeqCst);
     for torrent in shared.all() {
         torrent.tell(Input::Shutdown);
+        // Those that wait for a disk are not the swarm's.
+        torrent.reads.take_all().into_iter().for_each(|read| read.reply.error(libc::EIO));
     }
 }
 

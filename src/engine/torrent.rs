@@ -1,7 +1,7 @@
 //! One torrent: its swarm behind the one door, the pieces in assembly, the connections, and what effects do.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -61,6 +61,10 @@ pub(super) struct Torrent {
     pub(super) data: Option<DiskCopy>,
     /// Its place in the disk store, if there is one.
     pub(super) entry: Option<Arc<Entry>>,
+    /// Held while a piece is read back whole.
+    pub(super) loading: Mutex<()>,
+    /// It is being looked for what a disk has lost.
+    pub(super) finding_lost: AtomicBool,
     /// When the last piece came that was missing.
     completed: OnceLock<Instant>,
     /// Everything wanted is there.
@@ -93,6 +97,8 @@ impl Torrent {
             shared,
             data,
             entry,
+            loading: Mutex::default(),
+            finding_lost: AtomicBool::new(false),
             completed: OnceLock::new(),
             finished: watch::Sender::new(false),
             reads: Reads::default(),

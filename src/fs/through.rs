@@ -66,14 +66,15 @@ impl Through {
         }
     }
 
-    /// The last close of a handle.
+    /// The last close of a handle. A file that is passed through stays so, and in the cache, until the mount ends: a mapping
+    /// of it outlives its handles, and the file system does not hear of its end.
     pub(super) fn close(&self, inode: Inode) {
         let mut open = self.lock();
         let Some(file) = open.get_mut(&inode) else { return };
         file.handles = file.handles.saturating_sub(1);
-        let gone = if file.handles == 0 { open.remove(&inode) } else { None };
-        drop(open);
-        drop(gone);
+        if file.handles == 0 && file.by_itself.is_none() {
+            open.remove(&inode);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Inode, Open>> {

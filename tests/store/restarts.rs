@@ -125,15 +125,22 @@ fn two_hundred_kills_lose_only_what_was_under_way() {
 
 #[test]
 fn what_a_kill_left_is_served_to_others() {
-    let shelf = Shelf::film(8 * MIB);
-    let mount = shelf.mount().start();
+    // Pieces that memory holds, and pieces that are too large for it.
+    serves_after_a_kill(PIECE, "64MiB");
+    serves_after_a_kill(MIB, "2MiB");
+}
+
+fn serves_after_a_kill(piece_length: u64, memory: &str) {
+    let film = || Shelf::of(Content::noise("film.mkv", 8 * MIB, piece_length, 8), Behaviour::Good);
+    let shelf = film();
+    let mount = shelf.mount().args(&["--memory", memory]).start();
     shelf.assert_same(&mount.path("film.mkv"));
     shelf.wait_kept(8 * MIB);
     mount.process.signal(Signal::KILL);
     detach(&mount.mountpoint);
     drop(mount);
-    let holder = shelf.alone().start();
-    let other = Shelf::film(8 * MIB);
+    let holder = shelf.alone().args(&["--memory", memory]).start();
+    let other = film();
     let leecher = other.alone().peer(holder.address).args(&["--read-timeout", "20s"]).start();
     shelf.assert_same(&leecher.path("film.mkv"));
     wait_until(SECOND, "both live", || other.given() == 0);

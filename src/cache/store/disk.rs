@@ -32,10 +32,11 @@ pub(super) fn open(dir: impl AsFd, name: &str) -> io::Result<File> {
     regular(rustix::fs::openat(dir, name, SAFE | OFlags::RDONLY, Mode::empty())?.into())
 }
 
-/// Opens a regular file to read and write it, made if it is not there.
-pub(super) fn create(dir: impl AsFd, name: &str) -> io::Result<File> {
+/// Opens a regular file to read and write it, made if it is not there; `direct` is past the page cache.
+pub(super) fn create(dir: impl AsFd, name: &str, direct: bool) -> io::Result<File> {
     crash::point()?;
-    let flags = SAFE | OFlags::RDWR | OFlags::CREATE;
+    let direct = if direct { OFlags::DIRECT } else { OFlags::empty() };
+    let flags = SAFE | direct | OFlags::RDWR | OFlags::CREATE;
     regular(rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o600))?.into())
 }
 
@@ -66,7 +67,7 @@ pub(super) fn punch(file: &File, at: u64, length: u64) -> io::Result<()> {
 /// Puts a file with these bytes in the place of what is there.
 pub(super) fn replace(dir: impl AsFd, name: &str, bytes: &[u8], durable: bool) -> io::Result<()> {
     let (dir, new) = (dir.as_fd(), format!("{name}.new"));
-    let file = create(dir, &new)?;
+    let file = create(dir, &new, false)?;
     file.set_len(0)?;
     write(&file, bytes, 0)?;
     if durable {

@@ -36,6 +36,8 @@ pub struct Entry {
     /// Per piece: when it was used last; 0 if it is not there.
     used: Box<[AtomicU32]>,
     flags: Box<[AtomicU8]>,
+    /// Pieces that are there.
+    count: AtomicU32,
     /// A torrent of this session. Others are only kept, until there is no room.
     pub(super) in_use: AtomicBool,
     dir: Mutex<Option<Arc<OwnedFd>>>,
@@ -70,6 +72,7 @@ impl Entry {
             layout: Layout::new(meta),
             used: std::iter::repeat_with(AtomicU32::default).take(pieces).collect(),
             flags: std::iter::repeat_with(AtomicU8::default).take(pieces).collect(),
+            count: AtomicU32::new(0),
             in_use: AtomicBool::new(false),
             dir: Mutex::default(),
             dirty: AtomicBool::new(false),
@@ -89,7 +92,12 @@ impl Entry {
         let geometry = &entry.layout.geometry;
         let (file, limit) = (disk::open(&dir, INDEX)?, Index::length(geometry));
         let bytes = read_most(&file, limit)?;
-        let index = Index::decode(&bytes, &entry.id, geometry)?;
+        let index = match Index::decode(&bytes, &entry.id, geometry) {
+            Ok(index) => index,
+            Err(IndexError::Version) => return Err(IndexError::Version.into()),
+            // What is there can be found without it, and is hashed then.
+            Err(_) => Index { clean: false, downloaded: 0, uploaded: 0, used: Vec::new(), suspect: Vec::new() },
+        };
         entry.before = (index.downloaded, index.uploaded);
         let written = if index.clean { None } else { Some(entry.written(&dir)?) };
         let saved = file.metadata()?.modified().map_or_else(|_| clock.now(), |at| clock.at(at));
@@ -101,6 +109,7 @@ impl Entry {
             };
             if let Some(tick) = tick {
                 *used.get_mut() = tick.0;
+                *entry.count.get_mut() += 1;
                 let suspect = !index.clean || index.suspect.get(at) == Some(&true);
                 *flags.get_mut() = if suspect { SUSPECT } else { 0 };
             }
@@ -214,9 +223,14 @@ impl Entry {
     /// It is there now, and passed its hash.
     pub(super) fn put(&self, piece: PieceIndex, now: Tick) {
         self.set_flags(piece, HASHED);
-        if let Some(used) = self.used.get(piece.0 as usize) {
-            used.store(now.0, Ordering::SeqCst);
+        if self.used.get(piece.0 as usize).is_some_and(|used| used.swap(now.0, Ordering::SeqCst) == 0) {
+            self.count.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// True if no piece is there.
+    pub(super) fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Relaxed) == 0
     }
 
     /// It is there no more. What is to be done with its bytes.
@@ -227,6 +241,7 @@ impl Entry {
         if !there {
             return Taken::Nothing;
         }
+        self.count.fetch_sub(1, Ordering::Relaxed);
         self.set_flags(piece, 0);
         if pins.iter().any(|pieces| pieces.contains(&piece.0)) { Taken::Pinned } else { Taken::Free }
     }
@@ -291,6 +306,11 @@ impl Entry {
 
     pub(super) fn is_pinned(&self, piece: PieceIndex) -> bool {
         self.lock_pins().iter().any(|pieces| pieces.contains(&piece.0))
+    }
+
+    /// The pieces that are kept.
+    pub(super) fn pins(&self) -> Vec<Range<u32>> {
+        self.lock_pins().clone()
     }
 
     fn lock_pins(&self) -> std::sync::MutexGuard<'_, Vec<Range<u32>>> {

@@ -30,6 +30,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -50,6 +51,8 @@ pub use tools::{Checkup, Listed};
 const OPEN_FILES: NonZeroUsize = NonZeroUsize::new(48).expect("not 0");
 /// Failures of the disk after which it is left alone.
 const FAILURES: u32 = 3;
+/// A disk that does not answer fails once in this time, ticks of a hundredth of a second.
+const LATE: u32 = 1000;
 /// What a piece may take beyond its bytes: ends of blocks in two or more files, checksums, the file system's own lists.
 const SLACK: u64 = 64 << 10;
 /// Bytes that are read or written at a time.
@@ -57,6 +60,14 @@ const CHUNK: usize = 256 << 10;
 /// What a peer that reads on is ahead of on the disk, bytes.
 const READ_AHEAD: u64 = 1 << 20;
 const BLOCK: usize = BLOCK_LENGTH as usize;
+/// What is written past the page cache begins and ends at multiples of this, in memory and on disk, bytes.
+const ALIGNED: u64 = 4096;
+/// And is no shorter than this.
+const DIRECT: usize = 128 << 10;
+/// A disk that takes less is slow, bytes per microsecond (MB/s).
+const FAST: u32 = 60;
+/// Pieces that go through the page cache then.
+const AFTER_SLOW: u32 = 256;
 
 /// Verified pieces on disk, of all torrents. Shared by all threads.
 #[derive(Debug)]
@@ -74,12 +85,28 @@ pub struct Store {
     allocated: AtomicU64,
     failures: AtomicU32,
     full: AtomicBool,
+    /// When the disk was late the last time, a tick; 0 for never.
+    late: AtomicU32,
     /// Bytes that are kept for the kernel.
     pinned: Arc<AtomicU64>,
-    open: Mutex<LruCache<(u32, Name, bool), Arc<File>>>,
+    open: Mutex<LruCache<Key, Arc<File>>>,
+    /// Pieces that go through the page cache before one is written past it again.
+    buffered: AtomicU32,
     serials: AtomicU32,
     /// Whatever changes the directory holds it.
     ledger: Mutex<Ledger>,
+}
+
+/// A file that is kept open.
+type Key = (u32, Name, How);
+
+/// How it is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum How {
+    Read,
+    Write,
+    /// To write past the page cache.
+    Direct,
 }
 
 /// A file of an entry that is kept open.
@@ -115,6 +142,8 @@ pub enum Fault {
     Suspect,
     /// It is not there.
     Absent,
+    /// Nor are others: a file of it is gone or was cut short.
+    FileGone,
 }
 
 /// What became of room that was asked for.
@@ -245,7 +274,7 @@ impl Store {
         for span in entry.layout.spans(start..bytes.end.min(start + READ_AHEAD)) {
             let Some((file, at)) = span.file else { continue };
             if let (Ok(file), Some(length)) =
-                (self.file(entry, Name::Data(file), false), std::num::NonZeroU64::new(span.part.len() as u64))
+                (self.file(entry, Name::Data(file), How::Read), std::num::NonZeroU64::new(span.part.len() as u64))
             {
                 // It is a hint.
                 let _ = rustix::fs::fadvise(&*file, at, Some(length), rustix::fs::Advice::WillNeed);
@@ -265,9 +294,16 @@ impl Store {
         if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) {
             return self.doubt(entry, piece);
         }
-        self.failed("read", error);
-        self.forget(entry, piece);
+        self.not_read(entry, piece, error);
         Fault::Absent
+    }
+
+    /// A piece cannot be read: it is forgotten, unless it is the process that has no room for one more file.
+    fn not_read(&self, entry: &Entry, piece: PieceIndex, error: &io::Error) {
+        if !matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) {
+            self.failed("read", error);
+            self.forget(entry, piece);
+        }
     }
 
     /// True if the blocks of a piece are what they were.
@@ -306,9 +342,9 @@ impl Store {
     fn read_file(&self, entry: &Entry, name: Name, at: u64, wait: bool, out: &mut [u8]) -> io::Result<()> {
         if wait {
             use std::os::unix::fs::FileExt;
-            return self.file(entry, name, false)?.read_exact_at(out, at);
+            return self.file(entry, name, How::Read)?.read_exact_at(out, at);
         }
-        let open = self.lock_open().get(&(entry.serial, name, false)).map(Arc::clone);
+        let open = self.lock_open().get(&(entry.serial, name, How::Read)).map(Arc::clone);
         let file = open.ok_or(io::ErrorKind::WouldBlock)?;
         let length = out.len();
         let slices = &mut [io::IoSliceMut::new(out)];
@@ -320,20 +356,24 @@ impl Store {
     }
 
     /// A file of an entry, from those that are open; made if it is to be written and is not there.
-    fn file(&self, entry: &Entry, name: Name, write: bool) -> io::Result<Arc<File>> {
-        let key = (entry.serial, name, write);
+    fn file(&self, entry: &Entry, name: Name, how: How) -> io::Result<Arc<File>> {
+        let key = (entry.serial, name, how);
         if let Some(file) = self.lock_open().get(&key) {
             return Ok(Arc::clone(file));
         }
         let dir = entry.dir().ok_or(io::ErrorKind::NotFound)?;
         let text = name.text();
-        let file = Arc::new(if write { disk::create(dir, &text)? } else { disk::open(dir, &text)? });
+        let file = Arc::new(match how {
+            How::Read => disk::open(dir, &text)?,
+            How::Write => disk::create(dir, &text, false)?,
+            How::Direct => disk::create(dir, &text, true)?,
+        });
         let oldest = self.lock_open().push(key, Arc::clone(&file));
         drop(oldest); // closed outside the lock
         Ok(file)
     }
 
-    fn lock_open(&self) -> MutexGuard<'_, LruCache<(u32, Name, bool), Arc<File>>> {
+    fn lock_open(&self) -> MutexGuard<'_, LruCache<Key, Arc<File>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -349,7 +389,7 @@ impl Store {
     /// Reads a piece and hashes it; it may wait for the disk. One that does not pass is forgotten.
     ///
     /// # Errors
-    /// [`Fault::Absent`].
+    /// [`Fault::Absent`], [`Fault::FileGone`].
     pub fn load(
         &self,
         entry: &Entry,
@@ -381,13 +421,13 @@ impl Store {
                 self.forget(entry, piece);
                 Err(Fault::Absent)
             }
-            Err(error) => {
-                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) {
-                    self.forget_missing(entry, piece);
-                } else {
-                    self.failed("read", &error);
-                }
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => {
+                self.forget_missing(entry, piece);
                 self.forget(entry, piece);
+                Err(Fault::FileGone)
+            }
+            Err(error) => {
+                self.not_read(entry, piece, &error);
                 Err(Fault::Absent)
             }
         }
@@ -400,7 +440,7 @@ impl Store {
         let mut lengths: Vec<(FileNumber, u64)> = Vec::new();
         for span in entry.layout.spans(entry.layout.piece_bytes(piece)) {
             let Some((file, _)) = span.file else { continue };
-            let opened = self.file(entry, Name::Data(file), false).and_then(|file| file.metadata());
+            let opened = self.file(entry, Name::Data(file), How::Read).and_then(|file| file.metadata());
             lengths.push((file, opened.map_or(0, |metadata| metadata.len())));
         }
         let missing = |piece: &PieceIndex| {
@@ -492,9 +532,14 @@ impl Store {
         }
     }
 
-    /// The disk does not answer.
+    /// The disk does not answer. Many may wait for the same; so it counts once in a while.
     pub fn is_late(&self) {
-        self.failed("read", &io::ErrorKind::TimedOut.into());
+        let now = self.clock.now().0;
+        let before = self.late.load(Ordering::Relaxed);
+        let due = before == 0 || now.saturating_sub(before) > LATE;
+        if due && self.late.compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            self.failed("read", &io::ErrorKind::TimedOut.into());
+        }
     }
 
     /// The disk has no room for what it should take: the store may not be larger than it is.
@@ -522,7 +567,7 @@ impl Store {
             }
             let Some((entry, piece)) = self.next_victim(&mut ledger) else {
                 // What is left of torrents whose pieces are gone.
-                let unused = |entry: &&Arc<Entry>| !entry.in_use.load(Ordering::Relaxed);
+                let unused = |entry: &&Arc<Entry>| !entry.in_use.load(Ordering::Relaxed) && entry.is_empty();
                 let Some(entry) = ledger.entries.iter().find(unused).cloned() else { return Room::Full };
                 self.drop_entry(&mut ledger, &entry);
                 continue;
@@ -531,7 +576,7 @@ impl Store {
                 return Room::Victim(entry, piece);
             }
             self.take(&entry, piece);
-            if entry.held().next().is_none() {
+            if entry.is_empty() {
                 self.drop_entry(&mut ledger, &entry);
             }
         }
@@ -562,17 +607,17 @@ impl Store {
         if !entry.holds(piece) {
             return;
         }
-        if let Err(error) = self.prepare(entry) {
-            self.failed("write", &error);
-        }
-        if entry.take(piece) == Taken::Free
-            && let Err(error) = self.erase(entry, piece.0..piece.0 + 1)
-        {
-            if matches!(error.kind(), io::ErrorKind::NotFound) {
-                self.close_files(entry);
-            } else {
-                self.failed("free space", &error);
-            }
+        // Neither counts as a failure of the disk: a full one takes no index before something was freed, and reads will tell
+        // of the others.
+        let prepared = self.prepare(entry);
+        let erased = match entry.take(piece) {
+            Taken::Free => self.erase(entry, piece.0..piece.0 + 1),
+            Taken::Nothing | Taken::Pinned => Ok(()),
+        };
+        let prepared = prepared.or_else(|_| self.prepare(entry));
+        if let Err(error) = erased.and(prepared) {
+            tracing::debug!("{}: a piece is not freed as it should be: {error}", self.path.display());
+            self.close_files(entry);
         }
     }
 
@@ -617,7 +662,7 @@ impl Store {
             None => Ok(None),
             Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Some(Err(error)) => Err(error),
-            Some(Ok(_)) => self.file(entry, name, true).map(Some),
+            Some(Ok(_)) => self.file(entry, name, How::Write).map(Some),
         }
     }
 
@@ -690,6 +735,10 @@ impl Store {
         match written {
             Ok(()) => {
                 entry.put(piece, self.clock.now());
+                // Open, so that it can be read without a wait, and by the kernel.
+                for span in entry.layout.spans(entry.layout.piece_bytes(piece)) {
+                    let _ = span.file.map(|(file, _)| self.file(entry, Name::Data(file), How::Read));
+                }
                 Put::Stored
             }
             Err(error) => {
@@ -709,8 +758,13 @@ impl Store {
 
     fn write_piece(&self, entry: &Entry, piece: PieceIndex, verified: &Verified) -> io::Result<()> {
         for span in entry.layout.spans(entry.layout.piece_bytes(piece)) {
-            let Some((file, mut at)) = span.file else { continue };
-            let file = self.file(entry, Name::Data(file), true)?;
+            let Some((number, mut at)) = span.file else { continue };
+            if let Some(bytes) = verified.bytes().and_then(|bytes| bytes.get(span.part.clone()))
+                && self.write_direct(entry, number, at, bytes)
+            {
+                continue;
+            }
+            let file = self.file(entry, Name::Data(number), How::Write)?;
             let start = u32::try_from(span.part.start).unwrap_or(u32::MAX);
             let end = u32::try_from(span.part.end).unwrap_or(u32::MAX);
             let mut result = Ok(());
@@ -727,13 +781,35 @@ impl Store {
         self.write_sums(entry, piece, verified)
     }
 
+    /// Writes past the page cache, which costs a third of the CPU and leaves the page cache to what is read; false if that
+    /// is not possible here. A disk that is slow at it gets what comes next through the page cache, which sorts it.
+    fn write_direct(&self, entry: &Entry, number: FileNumber, at: u64, bytes: &[u8]) -> bool {
+        let aligned = [bytes.as_ptr().addr() as u64, bytes.len() as u64, at].iter().all(|n| n.is_multiple_of(ALIGNED));
+        if !aligned || bytes.len() < DIRECT {
+            return false;
+        }
+        let countdown = |left: u32| left.checked_sub(1);
+        if self.buffered.fetch_update(Ordering::Relaxed, Ordering::Relaxed, countdown).is_ok() {
+            return false;
+        }
+        let start = std::time::Instant::now();
+        let written = self
+            .file(entry, Name::Data(number), How::Direct)
+            .and_then(|file| self.counted(entry, &file, || disk::write(&file, bytes, at)));
+        let slow = start.elapsed().as_micros() * u128::from(FAST) > bytes.len() as u128;
+        if slow || written.is_err() {
+            self.buffered.store(AFTER_SLOW, Ordering::Relaxed);
+        }
+        written.is_ok()
+    }
+
     fn write_sums(&self, entry: &Entry, piece: PieceIndex, verified: &Verified) -> io::Result<()> {
         let mut sums = Vec::with_capacity(4 * entry.layout.geometry.blocks(piece) as usize);
         for begin in (0..verified.len()).step_by(BLOCK) {
             let block = begin..verified.len().min(begin.saturating_add(BLOCK_LENGTH));
             verified.scan(block, |bytes| sums.extend_from_slice(&sum_of(bytes).to_le_bytes()))?;
         }
-        let file = self.file(entry, Name::Sums, true)?;
+        let file = self.file(entry, Name::Sums, How::Write)?;
         self.counted(entry, &file, || disk::write(&file, &sums, entry.sums(piece).start))
     }
 
@@ -770,6 +846,14 @@ impl Store {
         }
     }
 
+    /// Opens the file that [`Store::backing`] would be asked for, which may wait for the disk.
+    pub fn open_backing(&self, entry: &Entry, bytes: &Range<u64>) {
+        if let Some(number) = entry.layout.file_of(bytes) {
+            // It is not there yet.
+            let _ = self.file(entry, Name::Data(number), How::Read);
+        }
+    }
+
     /// A file of the torrent that the kernel may read by itself: it has a file of the store to itself, is whole, and all
     /// of it passed its hash in this process. What is kept for the kernel is half of the store at the most.
     #[must_use]
@@ -781,10 +865,15 @@ impl Store {
         }
         // Not under the ledger: who opens a file does not wait for one that is being written.
         let pin = entry.pin(pieces.clone(), &self.pinned, self.size / 2)?;
-        let file = disk::open(entry.dir()?, &number.name()).ok()?;
-        if file.metadata().ok()?.len() != bytes.end - bytes.start {
+        // One that is open: who asks must not wait for a disk.
+        let open = |how| self.lock_open().get(&(entry.serial, Name::Data(number), how)).map(Arc::clone);
+        let file = open(How::Read).or_else(|| open(How::Write))?;
+        let (metadata, length) = (file.metadata().ok()?, bytes.end - bytes.start);
+        // A hole is what a stranger has left.
+        if metadata.len() != length || metadata.blocks() * 512 < length {
             return None;
         }
+        let file = file.try_clone().ok()?;
         let now = self.clock.now();
         pieces.for_each(|piece| entry.touch(PieceIndex(piece), now));
         Some((file, pin))

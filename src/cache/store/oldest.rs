@@ -27,8 +27,10 @@ impl Oldest {
         // The youngest of those found so far is on top.
         let mut heap = BinaryHeap::with_capacity(MANY + 1);
         for (at, entry) in entries.iter().enumerate() {
+            let pins = entry.pins();
+            let pinned = |piece: PieceIndex| pins.iter().any(|pieces| pieces.contains(&piece.0));
             for piece in entry.held() {
-                let Some(tick) = entry.tick(piece) else { continue };
+                let Some(tick) = entry.tick(piece).filter(|_| !pinned(piece)) else { continue };
                 let found = (tick, at, piece);
                 if heap.len() < MANY {
                     heap.push(found);

@@ -10,7 +10,7 @@ use lru::LruCache;
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
 
 use super::clock::Clock;
-use super::entry::{Entry, INDEX, INFO, SUMS};
+use super::entry::{Entry, EntryError, INDEX, INFO, SUMS};
 use super::layout::FileNumber;
 use super::{Hex, Ledger, OPEN_FILES, Store, disk};
 use crate::cache::data::refuse_mount;
@@ -40,7 +40,10 @@ impl Store {
         refuse_mount(&path)?;
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let root = rustix::fs::openat(CWD, &path, flags, Mode::empty()).map_err(|e| trouble("open")(e.into()))?;
-        let lock = disk::create(&root, LOCK).map_err(trouble("write to"))?;
+        if !is_ours(&root).map_err(trouble("read"))? {
+            return Err(refused("it is not empty and no cache of swarmfs; give an empty directory with --cache-dir"));
+        }
+        let lock = disk::create(&root, LOCK, false).map_err(trouble("write to"))?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
@@ -51,8 +54,6 @@ impl Store {
         if !frees_parts(&root).map_err(trouble("write to"))? {
             return Err(refused("its file system cannot free parts of files; choose another with --cache-dir"));
         }
-        // For others; nothing is lost without.
-        let _ = disk::replace(&root, TAG.0, TAG.1, false);
         let unit = rustix::fs::fstatvfs(&root).map_err(|e| trouble("read")(e.into()))?.f_bsize.max(512);
         let (unread, allocated) = look(&root, &path).map_err(trouble("read"))?;
         let limit = limit(&root, size, allocated).map_err(trouble("read"))?;
@@ -67,8 +68,10 @@ impl Store {
             allocated: AtomicU64::new(allocated),
             failures: AtomicU32::new(0),
             full: AtomicBool::new(false),
+            late: AtomicU32::new(0),
             pinned: Arc::default(),
             open: Mutex::new(LruCache::new(OPEN_FILES)),
+            buffered: AtomicU32::new(0),
             serials: AtomicU32::new(0),
             ledger: Mutex::new(Ledger { unread, ..Ledger::default() }),
         })
@@ -121,6 +124,11 @@ impl Store {
                 }
                 Some(entry)
             }
+            // The disk, or the process, may be better another time.
+            Err(EntryError::Io(error)) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!("{}: {error}; it is left alone", self.path.join(&name).display());
+                None
+            }
             Err(error) => {
                 tracing::warn!("{}: {error}; it is dropped", self.path.join(&name).display());
                 match drop_dir(&self.root, &name) {
@@ -168,10 +176,28 @@ pub(super) fn limit(root: &OwnedFd, size: u64, allocated: u64) -> io::Result<u64
     Ok(size.min(allocated.saturating_add(free / 2)))
 }
 
+/// True if the directory is a cache of swarmfs, which it is from now on if it is empty.
+fn is_ours(root: &OwnedFd) -> io::Result<bool> {
+    let names = disk::names(root.as_fd())?;
+    if names.iter().any(|name| name == TAG.0) {
+        let mut text = String::new();
+        let tag = disk::open(root, TAG.0)?;
+        io::Read::read_to_string(&mut io::Read::take(tag, 1000), &mut text)?;
+        return Ok(text.contains("swarmfs"));
+    }
+    // A crash may have come before the tag.
+    let ours = |name: &String| matches!(&**name, LOCK | PROBE) || name.starts_with(TAG.0);
+    if !names.iter().all(ours) {
+        return Ok(false);
+    }
+    disk::replace(root, TAG.0, TAG.1, false)?;
+    Ok(true)
+}
+
 /// True if a hole can be made in a file, and gives back what was there.
 fn frees_parts(root: &OwnedFd) -> io::Result<bool> {
     const LENGTH: u64 = 256 << 10;
-    let file = disk::create(root, PROBE)?;
+    let file = disk::create(root, PROBE, false)?;
     let probe = || {
         disk::write(&file, &vec![1; usize::try_from(LENGTH).unwrap_or_default()], 0)?;
         let before = disk::allocated(&file)?;

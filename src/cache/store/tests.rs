@@ -92,7 +92,7 @@ fn read(store: &Store, entry: &Entry, fixture: &Fixture, piece: u32, range: Rang
     loop {
         match store.read(entry, PieceIndex(piece), range.clone(), true, |length| vec![0; length]) {
             Ok(checked) => return Some(checked.bytes().to_vec()),
-            Err(Fault::Absent) => return None,
+            Err(Fault::Absent | Fault::FileGone) => return None,
             Err(Fault::WouldBlock) => panic!("it was told to wait"),
             Err(Fault::Suspect) => {
                 let (hash, pool) = (fixture.hash(piece), Pool::new());
@@ -252,21 +252,25 @@ fn every_damage_is_found() {
 }
 
 #[test]
-fn an_index_of_anything_else_is_dropped() {
+fn an_index_of_anything_else_is_made_anew_or_dropped() {
     let (fixture, other) = (Fixture::mixed(), fixture("other", 64 << 10, &[3 * MIB]));
     type Damage = fn(&Path);
-    let damages: [Damage; 5] = [
-        |index| fs::write(index, [0xff; 10_000]).unwrap(),
-        |index| fs::write(index, b"").unwrap(),
-        |index| {
-            let mut bytes = fs::read(index).unwrap();
-            bytes[8] = 9;
-            fs::write(index, bytes).unwrap();
-        },
-        |index| fs::copy(index.parent().unwrap().parent().unwrap().join("theirs"), index).map(drop).unwrap(),
-        |index| fs::remove_file(index).unwrap(),
+    // What is done to it, and whether the pieces can be found without it.
+    let damages: [(Damage, bool); 5] = [
+        (|index| fs::write(index, [0xff; 10_000]).unwrap(), true),
+        (|index| fs::write(index, b"").unwrap(), true),
+        (
+            |index| {
+                let mut bytes = fs::read(index).unwrap();
+                bytes[8] = 9;
+                fs::write(index, bytes).unwrap();
+            },
+            false,
+        ),
+        (|index| fs::copy(index.parent().unwrap().parent().unwrap().join("theirs"), index).map(drop).unwrap(), true),
+        (|index| fs::remove_file(index).unwrap(), false),
     ];
-    for damage in damages {
+    for (damage, found) in damages {
         let dir = tempfile::tempdir().unwrap();
         {
             let store = open(dir.path(), 1 << 30);
@@ -280,12 +284,13 @@ fn an_index_of_anything_else_is_dropped() {
         damage(&torrent_dir(dir.path(), &fixture).join("index"));
         let store = open(dir.path(), 1 << 30);
         let entry = store.entry(&fixture.meta);
-        assert_eq!(entry.held().count(), 0);
-        assert!(!torrent_dir(dir.path(), &fixture).exists(), "it is dropped");
+        assert_eq!(torrent_dir(dir.path(), &fixture).exists(), found);
+        assert!(entry.held().all(|piece| entry.is_suspect(piece)));
+        assert_eq!(readable(&store, &entry, &fixture), if found { fixture.pieces() } else { 0 });
         assert!(dir.path().join("theirs").exists(), "what is none of ours stays");
         assert_eq!(readable(&store, &store.entry(&other.meta), &other), other.pieces());
         assert_eq!(store.allocated(), allocated(dir.path()));
-        assert!(put(&store, &entry, &fixture, 0) && readable(&store, &entry, &fixture) == 1);
+        assert!(put(&store, &entry, &fixture, 0) && readable(&store, &entry, &fixture) > 0);
     }
 }
 
@@ -333,6 +338,17 @@ fn a_second_instance_is_refused_and_a_mount_is_no_place() {
     assert!(error.contains("another swarmfs uses it") && error.contains("--cache-dir"), "{error}");
     drop(store);
     open(dir.path(), 1 << 30);
+}
+
+#[test]
+fn a_directory_that_is_no_cache_is_refused_and_left_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("probe"), "mine").unwrap();
+    fs::create_dir(dir.path().join("5c3cb773dce7293887916f97b9dbb58d73548b7e")).unwrap();
+    let error = Store::open(dir.path(), 1 << 30).unwrap_err().to_string();
+    assert!(error.contains("not empty") && error.contains("--cache-dir"), "{error}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    assert_eq!(fs::read_to_string(dir.path().join("probe")).unwrap(), "mine");
 }
 
 #[test]
