@@ -50,6 +50,8 @@ struct Assembly {
     missing: usize,
     /// The prefix that was hashed; none if the piece is hashed when it is whole.
     prefix: Option<Prefix>,
+    /// The checksum of every block for the disk store, if they are wanted.
+    sums: Option<Box<[u32]>>,
 }
 
 #[derive(Debug, Default)]
@@ -93,8 +95,18 @@ impl PieceBuf {
             have: vec![false; missing].into(),
             missing,
             prefix,
+            sums: None,
         };
         Ok(Self { length, expected, state: Mutex::new(Some(assembly)) })
+    }
+
+    /// The same, with the checksums that the disk store wants: taken as blocks come, while the processor has them at hand.
+    #[must_use]
+    pub fn with_sums(self) -> Self {
+        if let Some(assembly) = self.state.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            assembly.sums = Some(vec![0; assembly.have.len()].into());
+        }
+        self
     }
 
     /// Length of the piece, bytes.
@@ -118,9 +130,9 @@ impl PieceBuf {
         match assembly.fill(block, begin, data) {
             Ok(false) => Ok(Filled::More),
             Ok(true) => {
-                let Some(Assembly { store, prefix, .. }) = state.take() else { return Ok(Filled::Stale) };
+                let Some(Assembly { store, prefix, sums, .. }) = state.take() else { return Ok(Filled::Stale) };
                 drop(state);
-                let whole = Unverified { store, length: self.length, expected: self.expected };
+                let whole = Unverified { store, length: self.length, expected: self.expected, sums };
                 match prefix {
                     Some(prefix) => whole.judge(&prefix.hasher.finalize().into()),
                     None => Ok(Filled::Whole(whole)),
@@ -149,6 +161,9 @@ impl Assembly {
             _ => return Ok(false),
         }
         self.store.write_at(begin, data)?;
+        if let Some(sum) = self.sums.as_mut().and_then(|sums| sums.get_mut(block)) {
+            *sum = super::store::sum_of(data);
+        }
         self.missing -= 1;
         if let Some(prefix) = self.prefix.as_mut().filter(|prefix| prefix.length == begin) {
             prefix.hasher.update(data);

@@ -18,6 +18,8 @@ pub struct Unverified {
     pub(super) store: Store,
     pub(super) length: u32,
     pub(super) expected: [u8; 20],
+    /// The checksum of every block for the disk store, if they are wanted.
+    pub(super) sums: Option<Box<[u32]>>,
 }
 
 impl Unverified {
@@ -33,7 +35,11 @@ impl Unverified {
             let verdict = |(i, piece): (usize, Self)| {
                 let passed =
                     together.as_ref().and_then(|hashes| hashes.get(i)).is_some_and(|hash| *hash == piece.expected);
-                if passed { Ok(Filled::Done(Verified::new(piece.store, piece.length))) } else { piece.verify_alone() }
+                if passed {
+                    Ok(Filled::Done(Verified::new(piece.store, piece.length, piece.sums)))
+                } else {
+                    piece.verify_alone()
+                }
             };
             pieces.into_iter().enumerate().map(verdict).collect()
         })
@@ -56,7 +62,7 @@ impl Unverified {
     /// The verdict, if this is its hash.
     pub(super) fn judge(self, hash: &[u8; 20]) -> io::Result<Filled> {
         if *hash == self.expected {
-            Ok(Filled::Done(Verified::new(self.store, self.length)))
+            Ok(Filled::Done(Verified::new(self.store, self.length, self.sums)))
         } else {
             Ok(Filled::Failed(digests(&self.store, self.length)?))
         }

@@ -19,13 +19,19 @@ pub(super) const MIN_COST: u32 = 512;
 pub struct Verified {
     store: Store,
     length: u32,
+    sums: Option<Box<[u32]>>,
     charge: OnceLock<Charge>,
 }
 
 impl Verified {
-    /// `store` holds `length` bytes that have just passed their hash.
-    pub(super) fn new(store: Store, length: u32) -> Self {
-        Self { store, length, charge: OnceLock::new() }
+    /// `store` holds `length` bytes that have just passed their hash; `sums` are the checksums of their blocks.
+    pub(super) fn new(store: Store, length: u32, sums: Option<Box<[u32]>>) -> Self {
+        Self { store, length, sums, charge: OnceLock::new() }
+    }
+
+    /// The checksum of every block for the disk store, if they were taken.
+    pub(super) fn sums(&self) -> Option<&[u32]> {
+        self.sums.as_deref()
     }
 
     /// Length of the piece, bytes.

@@ -89,7 +89,8 @@ impl Torrent {
             }
             let Some(hash) = self.meta.piece_hashes.get(piece) else { return Ok(None) };
             let make = if together { PieceBuf::hashed_when_whole } else { PieceBuf::new };
-            let buffer = Arc::new(make(length, *hash, &self.shared.place(length), &self.shared.pool)?);
+            let buffer = make(length, *hash, &self.shared.place(length), &self.shared.pool)?;
+            let buffer = Arc::new(if self.entry.is_some() { buffer.with_sums() } else { buffer });
             pieces.partial.insert(piece, (attempt, Arc::clone(&buffer)));
             buffer
         };

@@ -184,12 +184,13 @@ impl Keeper {
             return copy.write(job.piece, &job.data);
         }
         let (Some(store), Some(entry)) = (&self.store, &torrent.entry) else { return };
+        let hurry = self.waiting.load(Ordering::Relaxed) > self.limit / 2;
         for _ in 0..2 {
             if !Self::make_room(shared, store, job.data.len().into()) {
                 return;
             }
             // A disk that turned out to be full has made the store smaller.
-            if store.write(entry, &torrent.meta, job.piece, &job.data) != Put::Full {
+            if store.write(entry, &torrent.meta, job.piece, &job.data, hurry) != Put::Full {
                 return;
             }
         }

@@ -714,8 +714,8 @@ impl Store {
         Ok(())
     }
 
-    /// Writes a piece, for which there is [`Store::room`].
-    pub fn write(&self, entry: &Entry, meta: &Metainfo, piece: PieceIndex, verified: &Verified) -> Put {
+    /// Writes a piece, for which there is [`Store::room`]. `hurry`: others wait, so that the page cache is to take it.
+    pub fn write(&self, entry: &Entry, meta: &Metainfo, piece: PieceIndex, verified: &Verified, hurry: bool) -> Put {
         let _ledger = self.lock();
         if self.is_off() {
             return Put::Failed;
@@ -726,7 +726,7 @@ impl Store {
         let write = || {
             self.make_dir(entry, &meta.info)
                 .and_then(|()| self.prepare(entry))
-                .and_then(|()| self.write_piece(entry, piece, verified))
+                .and_then(|()| self.write_piece(entry, piece, verified, hurry))
         };
         let written = match write() {
             Err(error) if error.kind() == io::ErrorKind::NotFound && self.lost_dir(entry) => write(),
@@ -756,10 +756,11 @@ impl Store {
         }
     }
 
-    fn write_piece(&self, entry: &Entry, piece: PieceIndex, verified: &Verified) -> io::Result<()> {
+    fn write_piece(&self, entry: &Entry, piece: PieceIndex, verified: &Verified, hurry: bool) -> io::Result<()> {
         for span in entry.layout.spans(entry.layout.piece_bytes(piece)) {
             let Some((number, mut at)) = span.file else { continue };
             if let Some(bytes) = verified.bytes().and_then(|bytes| bytes.get(span.part.clone()))
+                && !hurry
                 && self.write_direct(entry, number, at, bytes)
             {
                 continue;
@@ -805,7 +806,8 @@ impl Store {
 
     fn write_sums(&self, entry: &Entry, piece: PieceIndex, verified: &Verified) -> io::Result<()> {
         let mut sums = Vec::with_capacity(4 * entry.layout.geometry.blocks(piece) as usize);
-        for begin in (0..verified.len()).step_by(BLOCK) {
+        sums.extend(verified.sums().into_iter().flatten().flat_map(|sum| sum.to_le_bytes()));
+        for begin in (0..verified.len()).step_by(BLOCK).skip(sums.len() / 4) {
             let block = begin..verified.len().min(begin.saturating_add(BLOCK_LENGTH));
             verified.scan(block, |bytes| sums.extend_from_slice(&sum_of(bytes).to_le_bytes()))?;
         }
@@ -881,7 +883,7 @@ impl Store {
 }
 
 /// A checksum that is never 0, which stands for a block that is not there.
-fn sum_of(block: &[u8]) -> u32 {
+pub(super) fn sum_of(block: &[u8]) -> u32 {
     crc32c::crc32c(block).max(1)
 }
 
