@@ -173,7 +173,8 @@ fn refuse_inside(mountpoint: &Path, dir: Option<&Path>, option: &str) -> Result<
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         // What is not there yet lies where the part of the path that is there leads to.
         let there = path.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
-        there.map_or_else(|| path.clone(), |(above, real)| real.join(path.strip_prefix(above).unwrap_or(Path::new(""))))
+        let Some((above, real)) = there else { return path };
+        real.join(path.strip_prefix(above).unwrap_or_else(|_| Path::new("")))
     };
     if real(dir).starts_with(real(mountpoint)) {
         let reason = format!("it lies below the mountpoint; choose another with {option}");

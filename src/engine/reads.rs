@@ -12,6 +12,9 @@ use crate::cache::{Checked, Verified};
 use crate::metainfo::{Geometry, PieceIndex};
 use crate::swarm::{HandleId, ReadId};
 
+/// The pieces that have come for a read.
+pub(super) type Pinned = BTreeMap<PieceIndex, Arc<Verified>>;
+
 /// A read whose bytes are not all there.
 pub(super) struct Parked {
     pub(super) handle: HandleId,
@@ -21,7 +24,7 @@ pub(super) struct Parked {
     pub(super) pid: u32,
     pub(super) reply: Box<dyn Reply>,
     /// What has come.
-    pub(super) pieces: BTreeMap<PieceIndex, Arc<Verified>>,
+    pub(super) pieces: Pinned,
 }
 
 /// The parked reads of a torrent.
@@ -66,7 +69,7 @@ impl Reads {
     }
 
     /// The bytes of a parked read, and the pieces that have come for it.
-    pub(super) fn pinned(&self, id: ReadId) -> Option<(Range<u64>, BTreeMap<PieceIndex, Arc<Verified>>)> {
+    pub(super) fn pinned(&self, id: ReadId) -> Option<(Range<u64>, Pinned)> {
         self.lock().get(&id).map(|read| (read.bytes.clone(), read.pieces.clone()))
     }
 

@@ -1,7 +1,6 @@
 //! Where the bytes of a read come from once they are there: memory, the disk store, or the user's own copy. Threads that
 //! answer the kernel never wait for a disk; what would have to is read by others.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -10,7 +9,7 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 use super::content::Bytes;
-use super::reads::{Missing, Part, gather};
+use super::reads::{Missing, Part, Pinned, gather};
 use super::torrent::Torrent;
 use crate::cache::{Fault, Store, Verified};
 use crate::metainfo::PieceIndex;
@@ -212,11 +211,7 @@ impl Torrent {
         if loads { (length >> 20).max(1) } else { 1 }
     }
 
-    fn bytes_from_disk(
-        &self,
-        bytes: &Range<u64>,
-        pinned: &BTreeMap<PieceIndex, Arc<Verified>>,
-    ) -> Result<Bytes, Missing> {
+    fn bytes_from_disk(&self, bytes: &Range<u64>, pinned: &Pinned) -> Result<Bytes, Missing> {
         gather(&self.meta.geometry, bytes, |piece, range| match pinned.get(&piece) {
             Some(pinned) => Ok(Part::Piece(Arc::clone(pinned))),
             None => self.part(piece, range, true),

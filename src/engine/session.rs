@@ -238,7 +238,7 @@ impl Session {
         };
         info!(port, "listening");
         let runtime = tokio::runtime::Handle::current();
-        let disk_share = u32::try_from(config.memory / 8 >> 20).unwrap_or(u32::MAX).clamp(8, 64);
+        let disk_share = u32::try_from((config.memory / 8) >> 20).unwrap_or(u32::MAX).clamp(8, 64);
         let shared = Arc::new(Shared {
             cache: Cache::new(config.memory),
             pool: Pool::new(),

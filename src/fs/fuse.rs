@@ -323,10 +323,9 @@ impl Filesystem for Fuse {
 
     fn flush(&self, _: &Request, ino: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
         guarded(|| {
-            if let Some(file) = self.tree.file(Inode(ino.0)).filter(|file| !file.bytes.is_empty()) {
-                if fh != through::HANDLE {
-                    self.content.flush(file.torrent, HandleId(fh.0));
-                }
+            let known = |file: &FileSpan| !file.bytes.is_empty() && fh != through::HANDLE;
+            if let Some(file) = self.tree.file(Inode(ino.0)).filter(known) {
+                self.content.flush(file.torrent, HandleId(fh.0));
             }
             reply.ok();
         });

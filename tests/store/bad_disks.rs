@@ -129,7 +129,7 @@ fn whatever_is_done_to_its_files_no_wrong_byte_is_read() {
         ("bytes flipped", &|| (0..8).for_each(|n| flip(&data, n * 2 * MIB + 12_345))),
         ("checksums flipped", &|| (0..8).for_each(|n| flip(&shelf.entry().join("sums"), n * 400 + 3))),
         ("cut short", &|| File::options().write(true).open(&data).expect("it").set_len(3 * MIB).expect("a cut")),
-        ("unreadable", &|| fs::set_permissions(&data, PermissionsExt::from_mode(0)).expect("its mode")),
+        ("unreadable", &|| fs::set_permissions(&data, PermissionsExt::from_mode(0o000)).expect("its mode")),
         ("deleted", &|| fs::remove_file(&data).expect("it is there")),
         ("the whole directory deleted", &|| fs::remove_dir_all(shelf.entry()).expect("it is there")),
     ];

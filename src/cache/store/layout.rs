@@ -155,6 +155,7 @@ impl Extent {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "the sizes of a test are small")]
 mod tests {
     use proptest::prelude::*;
 

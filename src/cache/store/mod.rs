@@ -649,10 +649,7 @@ impl Store {
     }
 
     fn punch(&self, entry: &Entry, name: Name, range: Range<u64>) -> io::Result<()> {
-        let file = match self.file_if_there(entry, name)? {
-            Some(file) => file,
-            None => return Ok(()),
-        };
+        let Some(file) = self.file_if_there(entry, name)? else { return Ok(()) };
         self.counted(entry, &file, || disk::punch(&file, range.start, range.end - range.start))
     }
 

@@ -57,7 +57,7 @@ impl Fixture {
     fn verified(&self, piece: u32) -> Verified {
         let bytes = self.bytes(piece);
         let buffer = PieceBuf::new(bytes.len() as u32, self.hash(piece), &Place::Memory, &Pool::new()).unwrap();
-        let buffer = if piece % 2 == 0 { buffer.with_sums() } else { buffer };
+        let buffer = if piece.is_multiple_of(2) { buffer.with_sums() } else { buffer };
         let blocks = (0_u32..).step_by(BLOCK).zip(bytes.chunks(BLOCK));
         let mut filled = blocks.map(|(begin, block)| buffer.fill(begin, block).unwrap());
         let Some(Filled::Done(verified)) = filled.find(|filled| matches!(filled, Filled::Done(_))) else { panic!() };
