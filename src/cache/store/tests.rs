@@ -1,6 +1,7 @@
 //! The store against a plain model, with crashes at every change, damage of every kind and no room.
 
 use std::fs;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use sha1::{Digest, Sha1};
 
 use super::disk::crash;
 use super::*;
-use crate::cache::{Filled, PieceBuf, Place, Pool};
+use crate::cache::{Filled, PieceBuf, Place, Pool, Verified};
 use crate::metainfo::Metainfo;
 
 const MIB: usize = 1 << 20;
