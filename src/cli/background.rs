@@ -131,11 +131,16 @@ pub(crate) fn log_path(mountpoint: &Path) -> PathBuf {
     let base = if rustix::process::geteuid().is_root() {
         PathBuf::from("/var/log/swarmfs")
     } else {
-        let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-        let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"));
-        state.or_else(home).unwrap_or_else(std::env::temp_dir).join("swarmfs")
+        state_dir().unwrap_or_else(|| std::env::temp_dir().join("swarmfs"))
     };
     base.join(log_name(mountpoint))
+}
+
+/// `$XDG_STATE_HOME/swarmfs`, else `~/.local/state/swarmfs`; none if there is neither.
+pub(crate) fn state_dir() -> Option<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
+    base.map(|base| base.join("swarmfs"))
 }
 
 fn log_name(mountpoint: &Path) -> String {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 
 use super::info::{escaped, human};
+use super::lifetime::Lifetime;
 use super::mount::Ending;
 use super::progress::{self, Rates, per_second, transfer_line};
 use super::rules::StopRules;
@@ -98,6 +99,7 @@ async fn get(arguments: &Arguments, meta: Arc<Metainfo>, selection: Arc<Selectio
     let session = Session::start(config)?;
     let copy = Some(LocalCopy { data, have: report.have, unchecked: false });
     let torrent = session.add(Arc::clone(&meta), AddOptions { copy, wanted: selection.bytes(&meta) })?;
+    let mut lifetime = Lifetime::open(&meta.id);
     let port = session.port();
     let mut outcome = Ok(true);
     if left > 0 {
@@ -111,11 +113,12 @@ async fn get(arguments: &Arguments, meta: Arc<Metainfo>, selection: Arc<Selectio
     if matches!(outcome, Ok(true)) && arguments.rules.any() {
         say(&format!("seeding {name} (port {port}); Ctrl-C ends it"));
         let bar = progress::seeding_bar(&meta.name);
-        arguments.rules.seed(&session, torrent, size, &bar, &mut ending).await;
+        arguments.rules.seed(&session, torrent, size, &bar, &mut lifetime, &mut ending).await;
         bar.finish_and_clear();
-        let given = session.totals(torrent).map_or(0, |totals| totals.uploaded);
+        let given = lifetime.uploaded(&session.totals(torrent).unwrap_or_default());
         say(&format!("{} of {name} were given to others", human(given)));
     }
+    lifetime.save(&session.totals(torrent).unwrap_or_default());
     tokio::select! {
         () = session.stop() => {}
         () = ending.signal() => {}

@@ -6,6 +6,7 @@ mod create;
 mod demo;
 mod get;
 mod info;
+mod lifetime;
 mod log;
 mod mount;
 mod options;

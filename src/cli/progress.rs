@@ -49,10 +49,10 @@ pub(crate) fn transfer_line(totals: &Totals, left: u64, rates: &Rates) -> String
     format!("\u{2193} {down}/s \u{2191} {up}/s {} peers {eta}", totals.peers)
 }
 
-/// What is given: the rate, how much in all, and that as a share of `size`.
-pub(crate) fn ratio_line(totals: &Totals, size: u64, rate: u64) -> String {
-    let ratio = totals.uploaded as f64 / size.max(1) as f64;
-    let (rate, all) = (human(rate), human(totals.uploaded));
+/// What is given: the rate, how much over all runs (`uploaded`), and that as a share of `size`.
+pub(crate) fn ratio_line(totals: &Totals, uploaded: u64, size: u64, rate: u64) -> String {
+    let ratio = uploaded as f64 / size.max(1) as f64;
+    let (rate, all) = (human(rate), human(uploaded));
     format!("\u{2191} {rate}/s, {all} given, ratio {ratio:.2}, {} peers", totals.peers)
 }
 

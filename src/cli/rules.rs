@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 
+use super::lifetime::Lifetime;
 use super::mount::Ending;
 use super::progress::{Rates, ratio_line};
 use super::values;
@@ -20,7 +21,7 @@ pub(crate) struct StopRules {
     /// Seed for this long (s, m, h)
     #[arg(long, value_name = "TIME", value_parser = values::time)]
     seed_time: Option<Duration>,
-    /// Seed until this many times the size was uploaded
+    /// Seed until this many times the size was uploaded, over all runs
     #[arg(long, value_name = "R", value_parser = values::ratio)]
     ratio: Option<f64>,
 }
@@ -43,20 +44,23 @@ impl StopRules {
         torrent: TorrentKey,
         size: u64,
         bar: &ProgressBar,
+        lifetime: &mut Lifetime,
         ending: &mut Ending,
     ) -> bool {
         let start = Instant::now();
         let mut rates = Rates::default();
         loop {
             let totals = session.totals(torrent).unwrap_or_default();
-            if self.reached(start.elapsed(), totals.uploaded, size) {
+            let uploaded = lifetime.uploaded(&totals);
+            if self.reached(start.elapsed(), uploaded, size) {
                 return true;
             }
+            lifetime.save_now_and_then(&totals);
             rates.add(Instant::now(), &totals);
-            bar.set_message(ratio_line(&totals, size, rates.up()));
+            bar.set_message(ratio_line(&totals, uploaded, size, rates.up()));
             let left = self.seed_time.map_or(LOOK, |time| time.saturating_sub(start.elapsed()).min(LOOK));
             tokio::select! {
-                () = tokio::time::sleep(left), if self.any() || !bar.is_hidden() => {}
+                () = tokio::time::sleep(left) => {}
                 () = ending.signal() => return false,
             }
         }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use tracing::warn;
 
 use super::info::{escaped, human};
+use super::lifetime::Lifetime;
 use super::mount::Ending;
 use super::rules::StopRules;
 use super::{log, options, progress, say, source};
@@ -76,10 +77,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         }
         say(&format!("seeding {name} ({good} of {pieces} pieces) on port {}; Ctrl-C ends it", session.port()));
         let bar = progress::seeding_bar(&meta.name);
-        let enough = arguments.rules.seed(&session, torrent, report.good, &bar, &mut ending).await;
+        let mut lifetime = Lifetime::open(&meta.id);
+        let enough = arguments.rules.seed(&session, torrent, report.good, &bar, &mut lifetime, &mut ending).await;
         bar.finish_and_clear();
+        let totals = session.totals(torrent).unwrap_or_default();
+        lifetime.save(&totals);
         if enough {
-            let given = session.totals(torrent).map_or(0, |totals| totals.uploaded);
+            let given = lifetime.uploaded(&totals);
             say(&format!("{} of {name} were given to others", human(given)));
         }
         tokio::select! {

@@ -285,6 +285,31 @@ fn a_ratio_ends_the_seeding() {
 }
 
 #[test]
+fn a_ratio_counts_all_runs() {
+    let film = film(2 * MIB, Behaviour::Good);
+    std::fs::write(film.dir.path().join("film.mkv"), &film.content.bytes).expect("the data");
+    let address = free_address();
+    let seed = |ratio: &str| {
+        let mut command = swarmfs();
+        command.arg("seed").arg(&film.torrent).arg("--data").arg(film.dir.path()).args(["--no-dht", "--no-lsd"]);
+        command.args(["--listen", &address.to_string(), "--ratio", ratio]);
+        command.env("XDG_STATE_HOME", film.dir.path().join("state"));
+        command
+    };
+    for run in 1..=2 {
+        let mut giver = start(&format!("run {run}"), seed("9"), film.dir.path());
+        wait_until(SECOND * 20, "it seeds", || giver.log().contains("seeding "));
+        let out = film.dir.path().join(format!("out {run}"));
+        succeeds(get(&film.torrent, &out, &[address], &[]));
+        giver.signal(Signal::TERM);
+        assert!(giver.wait(SECOND * 10).is_some_and(|(status, _)| status.success()), "{}", giver.log());
+    }
+    // Two copies were given by two runs: a third one has nothing left to do.
+    let text = succeeds(seed("2"));
+    assert!(text.contains("4.0 MiB of film.mkv were given to others"), "{text}");
+}
+
+#[test]
 fn seed_keeps_the_same_rules() {
     let film = film(2 * MIB, Behaviour::Good);
     std::fs::write(film.dir.path().join("film.mkv"), &film.content.bytes).expect("the data");

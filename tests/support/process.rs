@@ -165,10 +165,10 @@ pub(crate) fn shell(line: &str, arguments: &[&Path], limit: Duration) -> Vec<u8>
     succeed(&mut command, limit)
 }
 
-/// The program under test, without the cache of whoever runs the tests.
+/// The program under test, without the cache and the totals of whoever runs the tests.
 pub(crate) fn swarmfs() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_swarmfs"));
-    command.env_remove("XDG_CACHE_HOME").env_remove("HOME");
+    command.env_remove("XDG_CACHE_HOME").env_remove("XDG_STATE_HOME").env_remove("HOME");
     command
 }
 
