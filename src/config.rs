@@ -29,6 +29,8 @@ pub struct Config {
     pub memory: u64,
     /// Where the disk store lives; none keeps pieces in memory only. Default none; `mount` uses the user's cache directory.
     pub cache_dir: Option<PathBuf>,
+    /// True if the user did not choose `cache_dir`: one that cannot be used then means memory only, not an error.
+    pub cache_dir_is_default: bool,
     /// Bytes that the disk store may allocate over all torrents, and never more than half of what is free at the start.
     /// Default 20 GiB; 0 is no disk store.
     pub cache_size: u64,
@@ -61,6 +63,7 @@ impl Default for Config {
             peers: Vec::new(),
             memory: 256 << 20,
             cache_dir: None,
+            cache_dir_is_default: true,
             cache_size: 20 << 30,
             data: None,
             fill: Fill::default(),

@@ -59,6 +59,9 @@ pub enum Error {
         /// Why, and the way out.
         reason: String,
     },
+    /// A cache directory that another process uses.
+    #[error("{path}: another swarmfs uses it; give this one a directory of its own with --cache-dir", path = .0.display())]
+    CacheInUse(PathBuf),
     /// A torrent that cannot be made.
     #[error("{what}: {reason}")]
     Create {
@@ -101,6 +104,7 @@ impl Error {
             | Self::Interval(_) => libc::EINVAL,
             Self::Stopped => libc::EINTR,
             Self::Duplicate(_) => libc::EEXIST,
+            Self::CacheInUse(_) => libc::EBUSY,
             Self::Mount { .. } => libc::EIO,
         }
     }

@@ -78,9 +78,7 @@ impl PlaceArgument {
         }
         match Store::open(&path, u64::MAX) {
             Ok(store) => Ok(Some(store)),
-            Err(Error::Cache { path, reason }) if reason.contains("another swarmfs") => {
-                bail!("{}: a mount uses it; unmount it first", path.display())
-            }
+            Err(Error::CacheInUse(path)) => bail!("{}: a mount uses it; unmount it first", path.display()),
             Err(error) => Err(error.into()),
         }
     }

@@ -119,6 +119,7 @@ impl Storage {
         Config {
             memory: self.memory,
             cache_dir: self.cache_dir.clone().or_else(default_cache_dir).filter(|_| self.data.is_none()),
+            cache_dir_is_default: self.cache_dir.is_none(),
             cache_size: self.cache_size,
             data: self.data.clone(),
             fill: match self.fill {

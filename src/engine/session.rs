@@ -217,7 +217,7 @@ impl Session {
     /// Opens the listening socket and starts to accept, dial and rechoke.
     ///
     /// # Errors
-    /// [`Error::Listen`] if the address is taken, [`Error::System`] if the machine gives no random bytes.
+    /// Those of [`Store::open`] for a cache directory that the user chose, [`Error::Listen`] if the address is taken, [`Error::System`] if the machine gives no random bytes.
     pub fn start(config: Config) -> Result<Self> {
         let listener = listen::listen(&config)?;
         let port = listener.local_addr().map_err(|cause| Error::Listen { addr: config.listen, cause })?.port();
@@ -242,7 +242,7 @@ impl Session {
         let shared = Arc::new(Shared {
             cache: Cache::new(config.memory),
             pool: Pool::new(),
-            keeper: Keeper::new(open_store(&config), config.memory),
+            keeper: Keeper::new(open_store(&config)?, config.memory),
             disk: Arc::new(Semaphore::new(disk_share as usize)),
             disk_share,
             active: AtomicIsize::new(0),
@@ -459,15 +459,17 @@ impl Session {
     }
 }
 
-/// The disk store that the configuration asks for. Without it, memory has to do.
-fn open_store(config: &Config) -> Option<Store> {
-    let dir = config.cache_dir.as_ref().filter(|_| config.cache_size > 0)?;
+/// The disk store that the configuration asks for. Where another process uses it, or nobody chose it, memory has to do
+/// without.
+fn open_store(config: &Config) -> Result<Option<Store>> {
+    let Some(dir) = config.cache_dir.as_ref().filter(|_| config.cache_size > 0) else { return Ok(None) };
     match Store::open(dir, config.cache_size) {
-        Ok(store) => Some(store),
-        Err(error) => {
+        Ok(store) => Ok(Some(store)),
+        Err(error) if config.cache_dir_is_default || matches!(error, Error::CacheInUse(_)) => {
             warn!("{error}; pieces are kept in memory only");
-            None
+            Ok(None)
         }
+        Err(error) => Err(error),
     }
 }
 

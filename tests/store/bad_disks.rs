@@ -167,3 +167,21 @@ fn a_cache_below_the_mountpoint_is_refused() {
     assert!(refused.status.code() == Some(1) && said.contains("below the mountpoint"), "{said}");
     assert_eq!(fs::read_dir(dir.path()).expect("it").count(), 0);
 }
+
+#[test]
+fn a_directory_that_is_no_cache_is_refused() {
+    use crate::support::process::{output, swarmfs};
+    let (shelf, dir, theirs) = (Shelf::film(MIB), tempfile::tempdir().expect("it"), tempfile::tempdir().expect("it"));
+    fs::write(theirs.path().join("letter.txt"), "mine").expect("a letter");
+    for command in [&["mount"][..], &["cache", "clear"][..]] {
+        let mut refused = swarmfs();
+        refused.args(command).arg("--cache-dir").arg(theirs.path());
+        if command == ["mount"] {
+            refused.arg(&shelf.torrent).arg(dir.path());
+        }
+        let refused = output(&mut refused, SECOND * 10);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(refused.status.code() == Some(1) && said.contains("no cache of swarmfs"), "{command:?}: {said}");
+    }
+    assert_eq!(fs::read_dir(theirs.path()).expect("it").count(), 1);
+}

@@ -28,8 +28,9 @@ impl Store {
     /// is free now. What of it cannot be used is dropped.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be made or written; [`Error::Cache`] if another process uses it, if its file system
-    /// cannot free parts of files, and inside a mount of ours.
+    /// [`Error::Io`] if it cannot be made or written; [`Error::CacheInUse`] if another process uses it;
+    /// [`Error::Cache`] if it is not empty and no cache, if its file system cannot free parts of files, and inside a mount
+    /// of ours.
     pub fn open(path: &Path, size: u64) -> Result<Self> {
         let trouble = |what| move |cause| Error::Io { path: path.into(), what, cause };
         let refused = |reason: &str| Error::Cache { path: path.into(), reason: reason.to_owned() };
@@ -47,7 +48,7 @@ impl Store {
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(refused("another swarmfs uses it; give this one a directory of its own with --cache-dir"));
+                return Err(Error::CacheInUse(path));
             }
             Err(error) => return Err(trouble("lock")(error.into())),
         }
