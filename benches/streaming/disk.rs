@@ -1,25 +1,17 @@
 //! Rows `disk` and `slow-disk`: what the disk store gives back, and what a disk of 50 MB/s costs a reader.
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use fuser::{
-    Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyEntry, ReplyOpen, Request, SessionACL,
-};
-
+use crate::bare::Bare;
 use crate::bench::{Bench, MEMORY, PEAK, cold_caches};
 use crate::clients::{Client, Who, mib};
 use crate::support::faulty::FaultyDisk;
 use crate::support::hostile::Behaviour;
-use crate::support::mounts::detach;
-use crate::support::process::Running;
 use crate::support::torrent::Content;
 use crate::support::usage::{Usage, usage};
 use crate::support::{MIB, wait_until};
@@ -28,10 +20,6 @@ use crate::table::{Figures, Table};
 
 const LENGTH: u64 = 512 * MIB;
 const MB_S: &str = "MB/s";
-/// The argument with which this program serves a file by `pread` at a mountpoint.
-pub(crate) const SERVE: &str = "serve-file";
-const NAME: &str = "file.bin";
-
 /// MB/s of reading a file from start to end by 1 MiB, with nothing of it in the page cache.
 fn cold(path: &Path) -> f64 {
     cold_caches();
@@ -143,87 +131,8 @@ pub(crate) fn slow_disk(bench: &Bench) {
 
 /// The file through a file system that only reads it.
 fn of_file(dir: &Path, stored: &Path) -> Figures {
-    let mountpoint = dir.join("mnt");
-    std::fs::create_dir(&mountpoint).expect("a mountpoint");
-    let mut command = Command::new(std::env::current_exe().expect("this program"));
-    command.arg(SERVE).arg(stored).arg(&mountpoint);
-    let server = Running::spawn("pread", command, &dir.join("pread.log"), Duration::from_secs(120));
-    let file = mountpoint.join(NAME);
-    wait_until(Duration::from_secs(10), "the file system answers", || file.exists());
-    let before = usage(server.pid());
-    let rate = cold(&file);
-    let figures = figures(rate, before, usage(server.pid()));
-    detach(&mountpoint);
-    figures
-}
-
-/// Serves a file until it is unmounted.
-pub(crate) fn serve(file: &Path, mountpoint: &Path) {
-    let mut config = Config::default();
-    config.n_threads = Some(2);
-    config.clone_fd = true;
-    config.acl = SessionACL::Owner;
-    fuser::mount(Reads(File::open(file).expect("the file")), mountpoint, &config).expect("a mount");
-}
-
-/// Answers every read by one `pread`, with the program's own agreements with the kernel.
-struct Reads(File);
-
-const FILE: INodeNo = INodeNo(2);
-const TTL: Duration = Duration::from_secs(86_400);
-
-thread_local! {
-    static BUFFER: std::cell::RefCell<Vec<u8>> = std::cell::RefCell::new(vec![0; 1 << 20]);
-}
-
-impl Reads {
-    fn attr(&self, ino: INodeNo) -> FileAttr {
-        let root = ino == INodeNo::ROOT;
-        let size = if root { 0 } else { self.0.metadata().map_or(0, |metadata| metadata.len()) };
-        crate::reread::attr_of(ino, if root { FileType::Directory } else { FileType::RegularFile }, size)
-    }
-}
-
-impl Filesystem for Reads {
-    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        let flags = InitFlags::FUSE_ASYNC_DIO | InitFlags::FUSE_PARALLEL_DIROPS | InitFlags::FUSE_NO_OPENDIR_SUPPORT;
-        let _ = config.add_capabilities(flags);
-        let _ = config.set_max_background(8192);
-        let _ = config.set_congestion_threshold(8192);
-        let _ = config.set_max_write(1 << 20);
-        Ok(())
-    }
-
-    fn lookup(&self, _: &Request, _: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        if name == NAME {
-            reply.entry(&TTL, &self.attr(FILE), Generation(0));
-        } else {
-            reply.error(Errno::ENOENT);
-        }
-    }
-
-    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        reply.attr(&TTL, &self.attr(ino));
-    }
-
-    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        reply.opened(FileHandle(1), FopenFlags::FOPEN_KEEP_CACHE);
-    }
-
-    fn read(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        _: FileHandle,
-        offset: u64,
-        size: u32,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
-        BUFFER.with_borrow_mut(|buffer| match self.0.read_at(&mut buffer[..size as usize], offset) {
-            Ok(read) => reply.data(&buffer[..read]),
-            Err(_) => reply.error(Errno::EIO),
-        });
-    }
+    let server = Bare::start(dir, LENGTH, stored.as_os_str());
+    let before = usage(server.process.pid());
+    let rate = cold(&server.file());
+    figures(rate, before, usage(server.process.pid()))
 }

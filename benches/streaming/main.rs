@@ -22,6 +22,7 @@
 //! second build of the program, which is measured beside the first; `SWARMFS_TEST_PYTHON` a Python that has libtorrent;
 //! `RQBIT` where rqbit is. Rows with other programs need root, for a network of their own.
 
+mod bare;
 mod bench;
 mod clients;
 mod disk;
@@ -77,15 +78,8 @@ fn size(text: &str) -> Option<u64> {
 
 fn main() {
     let (mut rows, mut pairs, mut length, mut only, mut user, mut json) = (Vec::new(), 5, 1 << 30, None, false, None);
-    if let [_, verb, buffer, mountpoint] = std::env::args().collect::<Vec<_>>().as_slice()
-        && verb == reread::SERVE
-    {
-        return reread::serve(buffer.parse().expect("bytes"), mountpoint.as_ref());
-    }
-    if let [_, verb, file, mountpoint] = std::env::args().collect::<Vec<_>>().as_slice()
-        && verb == disk::SERVE
-    {
-        return disk::serve(file.as_ref(), mountpoint.as_ref());
+    if bare::serve() {
+        return;
     }
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     while let Some(argument) = arguments.next() {

@@ -1,27 +1,19 @@
 //! Row `reread`: what is wholly in our memory, past the kernel's page cache, against a file system that only answers: from
 //! a buffer that stays in the processor's cache, and from one as large as the file.
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use fuser::{
-    Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyEntry, ReplyOpen, Request, SessionACL,
-};
-
+use crate::bare::Bare;
 use crate::bench::{Bench, PEAK};
 use crate::clients::{Client, Who, mib};
+use crate::support::MIB;
 use crate::support::hostile::Behaviour;
-use crate::support::mounts::detach;
-use crate::support::process::Running;
 use crate::support::torrent::Content;
 use crate::support::usage::usage;
-use crate::support::{MIB, wait_until};
 use crate::swarm::{PIECE, SEEDS, Swarm};
 use crate::table::{Figures, Table};
 
@@ -31,10 +23,6 @@ const LENGTH: u64 = 256 * MIB;
 const READ: usize = 128 << 10;
 /// Readings of the whole file, of which the median counts.
 const ROUNDS: usize = 5;
-/// The argument with which this program serves a static buffer of so many bytes at a mountpoint.
-pub(crate) const SERVE: &str = "serve-static";
-const NAME: &str = "static.bin";
-
 /// A page-aligned buffer, as O_DIRECT asks for.
 #[repr(C, align(4096))]
 struct Aligned([u8; READ]);
@@ -101,106 +89,8 @@ fn against_static(table: &Table) {
 /// A file system that answers from a static buffer of so many bytes.
 fn of_static(bench: &Bench, buffer: u64) -> Figures {
     let dir = tempfile::tempdir_in(bench.dir.path()).expect("a directory");
-    let mountpoint = dir.path().join("mnt");
-    std::fs::create_dir(&mountpoint).expect("a mountpoint");
-    let mut command = Command::new(std::env::current_exe().expect("this program"));
-    command.arg(SERVE).arg(buffer.to_string()).arg(&mountpoint);
-    let server = Running::spawn("static", command, &dir.path().join("log"), Duration::from_secs(120));
-    let file = mountpoint.join(NAME);
-    wait_until(Duration::from_secs(10), "the static file system answers", || file.exists());
-    let cpu = usage(server.pid()).cpu;
-    let rate = direct(&file);
-    let cpu = usage(server.pid()).cpu.saturating_sub(cpu);
-    detach(&mountpoint);
-    figures(rate, cpu)
-}
-
-/// Serves one file from one buffer until it is unmounted.
-pub(crate) fn serve(buffer: usize, mountpoint: &Path) {
-    let mut config = Config::default();
-    config.n_threads = Some(2);
-    config.clone_fd = true;
-    config.acl = SessionACL::Owner;
-    fuser::mount(Static(vec![7; buffer]), mountpoint, &config).expect("a mount");
-}
-
-/// As little as answers, with the program's own agreements with the kernel.
-struct Static(Vec<u8>);
-
-const FILE: INodeNo = INodeNo(2);
-const TTL: Duration = Duration::from_secs(86_400);
-
-fn attr(ino: INodeNo) -> FileAttr {
-    let root = ino == INodeNo::ROOT;
-    attr_of(ino, if root { FileType::Directory } else { FileType::RegularFile }, if root { 0 } else { LENGTH })
-}
-
-/// The attributes of a file of the bench's own file systems.
-pub(crate) fn attr_of(ino: INodeNo, kind: FileType, size: u64) -> FileAttr {
-    FileAttr {
-        ino,
-        size,
-        blocks: size.div_ceil(512),
-        atime: UNIX_EPOCH,
-        mtime: UNIX_EPOCH,
-        ctime: UNIX_EPOCH,
-        crtime: UNIX_EPOCH,
-        kind,
-        perm: 0o555,
-        nlink: 1,
-        uid: rustix::process::getuid().as_raw(),
-        gid: rustix::process::getgid().as_raw(),
-        rdev: 0,
-        blksize: 4096,
-        flags: 0,
-    }
-}
-
-impl Filesystem for Static {
-    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        let flags = InitFlags::FUSE_ASYNC_DIO
-            | InitFlags::FUSE_PARALLEL_DIROPS
-            | InitFlags::FUSE_CACHE_SYMLINKS
-            | InitFlags::FUSE_DO_READDIRPLUS
-            | InitFlags::FUSE_READDIRPLUS_AUTO
-            | InitFlags::FUSE_NO_OPENDIR_SUPPORT;
-        let _ = config.add_capabilities(flags);
-        let _ = config.set_max_background(8192);
-        let _ = config.set_congestion_threshold(8192);
-        let _ = config.set_max_write(1 << 20);
-        Ok(())
-    }
-
-    fn lookup(&self, _: &Request, _: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        if name == NAME {
-            reply.entry(&TTL, &attr(FILE), Generation(0));
-        } else {
-            reply.error(Errno::ENOENT);
-        }
-    }
-
-    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        reply.attr(&TTL, &attr(ino));
-    }
-
-    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        reply.opened(FileHandle(1), FopenFlags::FOPEN_KEEP_CACHE);
-    }
-
-    fn read(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        _: FileHandle,
-        offset: u64,
-        size: u32,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
-        let left = LENGTH.saturating_sub(offset).min(size.into());
-        let from = usize::try_from(offset).unwrap_or(0) % self.0.len();
-        let rest = &self.0[from..];
-        reply.data(&rest[..usize::try_from(left).unwrap_or(0).min(rest.len())]);
-    }
+    let server = Bare::start(dir.path(), LENGTH, buffer.to_string().as_ref());
+    let cpu = usage(server.process.pid()).cpu;
+    let rate = direct(&server.file());
+    figures(rate, usage(server.process.pid()).cpu.saturating_sub(cpu))
 }

@@ -138,9 +138,7 @@ pub(crate) fn log_path(mountpoint: &Path) -> PathBuf {
 
 /// `$XDG_STATE_HOME/swarmfs`, else `~/.local/state/swarmfs`; none if there is neither.
 pub(crate) fn state_dir() -> Option<PathBuf> {
-    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let base = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
-    base.map(|base| base.join("swarmfs"))
+    super::options::user_dir("XDG_STATE_HOME", ".local/state")
 }
 
 fn log_name(mountpoint: &Path) -> String {

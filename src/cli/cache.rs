@@ -256,10 +256,5 @@ fn print(json: Option<&impl Serialize>, text: impl FnOnce(&mut dyn Write) -> io:
         }
         None => text(&mut out),
     };
-    match printed.and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Error::System { what: "write to the standard output", cause: error }.into())
-        }
-        _ => Ok(()),
-    }
+    super::printed(printed.and_then(|()| out.flush()))
 }

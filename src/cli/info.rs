@@ -7,7 +7,6 @@ use serde::{Serialize, Serializer};
 
 use super::scrape::{self, Scraped};
 use super::source;
-use crate::Error;
 use crate::metainfo::{File, FileKind, Metainfo};
 
 /// Prints what is in the torrent at `path`, for people or, with `json`, for programs; with `scrape`, what its trackers
@@ -25,12 +24,7 @@ pub(crate) fn run(path: &Path, json: bool, scrape: bool) -> anyhow::Result<()> {
         Some(scraped) if !json => scrape::print(scraped, &mut out),
         _ => Ok(()),
     });
-    match printed.and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            return Err(Error::System { what: "write to the standard output", cause: error }.into());
-        }
-        _ => {}
-    }
+    super::printed(printed.and_then(|()| out.flush()))?;
     match scraped {
         Some(scraped) if scraped.is_empty() => anyhow::bail!("{}: it names no tracker", path.display()),
         Some(scraped) if !scraped.iter().any(Scraped::answered) => {

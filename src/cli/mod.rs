@@ -131,6 +131,16 @@ fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
+/// What became of a report on the standard output. A reader that goes away is no error.
+fn printed(result: std::io::Result<()>) -> anyhow::Result<()> {
+    match result {
+        Err(cause) if cause.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(crate::Error::System { what: "write to the standard output", cause }.into())
+        }
+        _ => Ok(()),
+    }
+}
+
 /// A command line that makes no sense: says so as clap does, with exit code 2.
 fn usage(message: &str) -> ! {
     use clap::CommandFactory;

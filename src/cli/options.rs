@@ -135,7 +135,13 @@ impl Storage {
 
 /// `$XDG_CACHE_HOME/swarmfs`, else `~/.cache/swarmfs`; none if there is neither.
 pub(crate) fn default_cache_dir() -> Option<PathBuf> {
+    user_dir("XDG_CACHE_HOME", ".cache")
+}
+
+/// Our directory below the one that an environment variable names, else below this one in the home directory; none if there
+/// is neither.
+pub(crate) fn user_dir(variable: &str, in_home: &str) -> Option<PathBuf> {
     let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let base = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
+    let base = absolute(variable).or_else(|| absolute("HOME").map(|home| home.join(in_home)));
     base.map(|base| base.join("swarmfs"))
 }

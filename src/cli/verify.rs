@@ -13,7 +13,6 @@ use serde::Serialize;
 
 use super::info::{escaped, human};
 use super::{progress, source};
-use crate::Error;
 use crate::cache::{DataDir, VerifyReport};
 use crate::metainfo::Metainfo;
 
@@ -72,12 +71,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let summary = summary(&meta, &report, data.wrong_empty_files(&meta));
     let mut out = BufWriter::new(io::stdout().lock());
     let printed = if arguments.json { print_json(&summary, &mut out) } else { print_text(&summary, &mut out) };
-    match printed.and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Error::System { what: "write to the standard output", cause: error }.into())
-        }
-        _ => Ok(if summary.complete { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
-    }
+    super::printed(printed.and_then(|()| out.flush()))?;
+    Ok(if summary.complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// `empty`: the empty files that are wrong, and why.

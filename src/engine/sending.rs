@@ -117,9 +117,11 @@ impl Peer {
         self.send_run(&mut run, &mut unserved);
         payload -= unserved.iter().map(|request: &Request| request.length as usize).sum::<usize>();
         if !unserved.is_empty() {
+            let gone = |request: Request| (request, !self.torrent.is_there(request.piece));
+            let unserved: Vec<_> = unserved.into_iter().map(gone).collect();
             self.torrent.enter(|swarm, now| {
-                for request in unserved {
-                    if !self.torrent.is_there(request.piece) {
+                for (request, gone) in unserved {
+                    if gone {
                         swarm.handle(now, Input::Lost(request.piece));
                     }
                     swarm.handle(now, Input::Unserved(self.key, request));

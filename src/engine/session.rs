@@ -25,7 +25,7 @@ use super::torrent::Torrent;
 use crate::cache::{Cache, DataDir, Place, Pool, Store};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::metainfo::{Metainfo, PieceIndex, is_media};
+use crate::metainfo::{Metainfo, is_media};
 use crate::node::{Limits, Node, Source};
 use crate::status::Snapshot;
 use crate::swarm::{Cell, Input, Order, PeerKey, Setup, Swarm, TorrentKey, Totals};
@@ -295,8 +295,8 @@ impl Session {
         }
         let entry = shared.keeper.store().filter(|_| copy.is_none()).map(|store| store.entry(&meta));
         let there: Vec<_> = match (&copy, &entry) {
-            (Some(copy), _) => runs(meta.geometry.all().filter(|p| copy.have.get(p.0 as usize) == Some(&true))),
-            (None, Some(entry)) => runs(entry.held()),
+            (Some(copy), _) => meta.geometry.all().filter(|p| copy.have.get(p.0 as usize) == Some(&true)).collect(),
+            (None, Some(entry)) => entry.held().collect(),
             (None, None) => Vec::new(),
         };
         let setup = Setup {
@@ -471,18 +471,6 @@ fn open_store(config: &Config) -> Result<Option<Store>> {
         }
         Err(error) => Err(error),
     }
-}
-
-/// Pieces in order, as runs.
-fn runs(pieces: impl Iterator<Item = PieceIndex>) -> Vec<Range<u32>> {
-    let mut runs: Vec<Range<u32>> = Vec::new();
-    for PieceIndex(piece) in pieces {
-        match runs.last_mut().filter(|run| run.end == piece) {
-            Some(run) => run.end += 1,
-            None => runs.push(piece..piece + 1),
-        }
-    }
-    runs
 }
 
 /// Every parked read and every later one gets EIO.

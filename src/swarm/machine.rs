@@ -123,7 +123,7 @@ impl Swarm {
     pub fn new(setup: Setup, now: Instant) -> Self {
         let pieces = setup.geometry.pieces();
         let mut have = if setup.complete { Bits::all(pieces) } else { Bits::none(pieces) };
-        let there = setup.there.into_iter().flatten().map(PieceIndex);
+        let there = setup.there.into_iter();
         let held: u64 = there.filter(|&p| have.insert(p)).map(|p| u64::from(setup.geometry.piece_length(p))).sum();
         let wanted = overview::in_order(setup.wanted, pieces);
         let sated = overview::sated(&have, &wanted, pieces);

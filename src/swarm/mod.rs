@@ -85,8 +85,8 @@ pub struct Setup {
     pub files: Arc<[Range<u64>]>,
     /// True if every piece is there already (a seed).
     pub complete: bool,
-    /// Otherwise, runs of pieces that are there already: in a copy or from an earlier session.
-    pub there: Vec<Range<u32>>,
+    /// Otherwise, the pieces that are there already: in a copy or from an earlier session.
+    pub there: Vec<PieceIndex>,
     /// What is fetched that nobody asked for.
     pub fill: Fill,
     /// The pieces that [`Fill::All`] fetches; none is all of them.

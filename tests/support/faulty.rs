@@ -135,18 +135,22 @@ fn find(nodes: &Nodes, parent: INodeNo, name: &OsStr) -> Option<u64> {
 }
 
 fn attr(number: u64, node: &Node) -> FileAttr {
-    let (kind, size, blocks) = match &node.file {
-        None => (FileType::Directory, 0, 0),
-        Some(file) => {
-            (FileType::RegularFile, file.length, u64::try_from(file.pages.len()).expect("a count") * PAGE / 512)
-        }
-    };
+    let Some(file) = &node.file else { return plain_attr(INodeNo(number), FileType::Directory, 0) };
     FileAttr {
-        ino: INodeNo(number),
-        size,
-        blocks,
-        atime: UNIX_EPOCH,
+        blocks: u64::try_from(file.pages.len()).expect("a count") * PAGE / 512,
         mtime: SystemTime::now(),
+        ..plain_attr(INodeNo(number), FileType::RegularFile, file.length)
+    }
+}
+
+/// The attributes of a file or directory of our own, of 1970 and without a hole.
+pub(crate) fn plain_attr(ino: INodeNo, kind: FileType, size: u64) -> FileAttr {
+    FileAttr {
+        ino,
+        size,
+        blocks: size.div_ceil(512),
+        atime: UNIX_EPOCH,
+        mtime: UNIX_EPOCH,
         ctime: UNIX_EPOCH,
         crtime: UNIX_EPOCH,
         kind,

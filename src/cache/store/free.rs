@@ -57,7 +57,7 @@ impl Store {
         }
     }
 
-    pub(super) fn next_victim(&self, ledger: &mut Ledger) -> Option<(Arc<Entry>, PieceIndex)> {
+    fn next_victim(&self, ledger: &mut Ledger) -> Option<(Arc<Entry>, PieceIndex)> {
         let current = |found: &oldest::Found| found.entry.tick(found.piece) == Some(found.tick);
         for _ in 0..2 {
             while let Some(found) = ledger.oldest.pop() {
@@ -123,13 +123,13 @@ impl Store {
         Ok(())
     }
 
-    pub(super) fn punch(&self, entry: &Entry, name: Name, range: Range<u64>) -> io::Result<()> {
+    fn punch(&self, entry: &Entry, name: Name, range: Range<u64>) -> io::Result<()> {
         let Some(file) = self.file_if_there(entry, name)? else { return Ok(()) };
         self.counted(entry, &file, || disk::punch(&file, range.start, range.end - range.start))
     }
 
     /// A file to write to, if it is there.
-    pub(super) fn file_if_there(&self, entry: &Entry, name: Name) -> io::Result<Option<Arc<File>>> {
+    fn file_if_there(&self, entry: &Entry, name: Name) -> io::Result<Option<Arc<File>>> {
         match entry.dir().map(|dir| disk::open(dir, &name.text())) {
             None => Ok(None),
             Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -97,7 +97,7 @@ impl Store {
         }
     }
 
-    pub(super) fn doubt(&self, entry: &Entry, piece: PieceIndex) -> Fault {
+    fn doubt(&self, entry: &Entry, piece: PieceIndex) -> Fault {
         tracing::debug!(piece = piece.0, "a checksum of the store is wrong");
         entry.suspect(piece);
         self.close_files(entry);
@@ -105,7 +105,7 @@ impl Store {
     }
 
     /// A file is missing or cut short, which its hash will tell, or the disk fails.
-    pub(super) fn unreadable(&self, entry: &Entry, piece: PieceIndex, error: &io::Error) -> Fault {
+    fn unreadable(&self, entry: &Entry, piece: PieceIndex, error: &io::Error) -> Fault {
         if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) {
             return self.doubt(entry, piece);
         }
@@ -114,7 +114,7 @@ impl Store {
     }
 
     /// A piece cannot be read: it is forgotten, unless it is the process that has no room for one more file.
-    pub(super) fn not_read(&self, entry: &Entry, piece: PieceIndex, error: &io::Error) {
+    fn not_read(&self, entry: &Entry, piece: PieceIndex, error: &io::Error) {
         if !matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) {
             self.failed("read", error);
             self.forget(entry, piece);
@@ -142,6 +142,20 @@ impl Store {
         };
         let at = entry.sums(piece).start + 4 * u64::from(range.start / BLOCK_LENGTH);
         self.read_file(entry, Name::Sums, at, wait, sums)?;
+        self.read_data(entry, piece, range, wait, out)?;
+        let sums = sums.as_chunks::<4>().0;
+        Ok(out.chunks(BLOCK).zip(sums).all(|(block, sum)| sum_of(block).to_le_bytes() == *sum))
+    }
+
+    /// Bytes of a piece as they lie there, whatever they are.
+    fn read_data(
+        &self,
+        entry: &Entry,
+        piece: PieceIndex,
+        range: Range<u32>,
+        wait: bool,
+        out: &mut [u8],
+    ) -> io::Result<()> {
         let begin = entry.layout.piece_bytes(piece).start;
         for span in entry.layout.spans(begin + u64::from(range.start)..begin + u64::from(range.end)) {
             let part = out.get_mut(span.part).ok_or(io::ErrorKind::InvalidInput)?;
@@ -150,11 +164,10 @@ impl Store {
                 None => part.fill(0),
             }
         }
-        let sums = sums.as_chunks::<4>().0;
-        Ok(out.chunks(BLOCK).zip(sums).all(|(block, sum)| sum_of(block).to_le_bytes() == *sum))
+        Ok(())
     }
 
-    pub(super) fn read_file(&self, entry: &Entry, name: Name, at: u64, wait: bool, out: &mut [u8]) -> io::Result<()> {
+    fn read_file(&self, entry: &Entry, name: Name, at: u64, wait: bool, out: &mut [u8]) -> io::Result<()> {
         if wait {
             return self.file(entry, name, How::Read)?.read_exact_at(out, at);
         }
@@ -217,7 +230,7 @@ impl Store {
     }
 
     /// A file of this piece is gone or was cut short: all pieces that it does not have any more are forgotten at once.
-    pub(super) fn forget_missing(&self, entry: &Entry, piece: PieceIndex) {
+    fn forget_missing(&self, entry: &Entry, piece: PieceIndex) {
         let _ledger = self.lock();
         self.close_files(entry);
         let mut lengths: Vec<(FileNumber, u64)> = Vec::new();
@@ -245,7 +258,7 @@ impl Store {
     }
 
     /// The piece, if it passes its hash.
-    pub(super) fn read_whole(
+    fn read_whole(
         &self,
         entry: &Entry,
         piece: PieceIndex,
@@ -256,19 +269,12 @@ impl Store {
         let length = entry.layout.geometry.piece_length(piece);
         let buffer = PieceBuf::new(length, *hash, place, pool)?;
         let mut chunk = vec![0; CHUNK.min(length as usize)];
-        let start = entry.layout.piece_bytes(piece).start;
         let mut at = 0;
         while at < length {
             let step = chunk.len().min((length - at) as usize);
             let chunk = &mut chunk[..step];
             let end = at + u32::try_from(step).unwrap_or(u32::MAX);
-            for span in entry.layout.spans(start + u64::from(at)..start + u64::from(end)) {
-                let part = chunk.get_mut(span.part).ok_or(io::ErrorKind::InvalidInput)?;
-                match span.file {
-                    Some((file, at)) => self.read_file(entry, Name::Data(file), at, true, part)?,
-                    None => part.fill(0),
-                }
-            }
+            self.read_data(entry, piece, at..end, true, chunk)?;
             for (begin, block) in (at..end).step_by(BLOCK).zip(chunk.chunks(BLOCK)) {
                 if let Filled::Done(verified) = buffer.fill(begin, block)? {
                     return Ok(Some(verified));
@@ -280,7 +286,7 @@ impl Store {
     }
 
     /// The piece is right, its checksums may not be.
-    pub(super) fn repair(&self, entry: &Entry, piece: PieceIndex, verified: &Verified) -> io::Result<()> {
+    fn repair(&self, entry: &Entry, piece: PieceIndex, verified: &Verified) -> io::Result<()> {
         let _ledger = self.lock();
         if entry.holds(piece) {
             self.write_sums(entry, piece, verified)?;

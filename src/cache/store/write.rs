@@ -72,13 +72,7 @@ impl Store {
         }
     }
 
-    pub(super) fn write_piece(
-        &self,
-        entry: &Entry,
-        piece: PieceIndex,
-        verified: &Verified,
-        hurry: bool,
-    ) -> io::Result<()> {
+    fn write_piece(&self, entry: &Entry, piece: PieceIndex, verified: &Verified, hurry: bool) -> io::Result<()> {
         for span in entry.layout.spans(entry.layout.piece_bytes(piece)) {
             let Some((number, mut at)) = span.file else { continue };
             if let Some(bytes) = verified.bytes().and_then(|bytes| bytes.get(span.part.clone()))
@@ -106,7 +100,7 @@ impl Store {
 
     /// Writes past the page cache, which costs a third of the CPU and leaves the page cache to what is read; false if that
     /// is not possible here. A disk that is slow at it gets what comes next through the page cache, which sorts it.
-    pub(super) fn write_direct(&self, entry: &Entry, number: FileNumber, at: u64, bytes: &[u8]) -> bool {
+    fn write_direct(&self, entry: &Entry, number: FileNumber, at: u64, bytes: &[u8]) -> bool {
         let aligned = [bytes.as_ptr().addr() as u64, bytes.len() as u64, at].iter().all(|n| n.is_multiple_of(ALIGNED));
         if !aligned || bytes.len() < DIRECT {
             return false;
@@ -151,7 +145,7 @@ impl Store {
     }
 
     /// Makes the directory of a torrent that has none yet.
-    pub(super) fn make_dir(&self, entry: &Entry, info: &[u8]) -> io::Result<()> {
+    fn make_dir(&self, entry: &Entry, info: &[u8]) -> io::Result<()> {
         if entry.dir().is_some() {
             return Ok(());
         }
@@ -162,7 +156,7 @@ impl Store {
     }
 
     /// True if somebody has taken the directory of a torrent away: it is as if it had never been.
-    pub(super) fn lost_dir(&self, entry: &Entry) -> bool {
+    fn lost_dir(&self, entry: &Entry) -> bool {
         let gone = entry.dir().is_some_and(|dir| rustix::fs::fstat(&*dir).is_ok_and(|stat| stat.st_nlink == 0));
         if gone {
             self.close_files(entry);
