@@ -9,6 +9,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::info::escaped;
+use crate::engine::Network;
 use crate::engine::discovery::{self, Deadlines};
 use crate::metainfo::Metainfo;
 
@@ -52,7 +53,7 @@ pub(crate) fn all(meta: &Metainfo) -> Result<Vec<Scraped>> {
         let mut asked = JoinSet::new();
         for (n, tracker) in urls.into_iter().enumerate() {
             asked.spawn(async move {
-                let outcome = match discovery::scrape(&tracker, &[hash], None, deadlines).await {
+                let outcome = match discovery::scrape(&tracker, &[hash], &Network::default(), deadlines).await {
                     Ok(entries) => {
                         let entry = entries.first().copied().unwrap_or_default();
                         let (seeds, leechers, completed) = (entry.complete, entry.incomplete, entry.downloaded);

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tracing::{debug, warn};
 
+use super::handshake;
 use super::peer::Peer;
 use super::session::Shared;
 use super::torrent::{End, Torrent};
-use super::{handshake, listen};
 use crate::swarm::{Connected, Input, PeerKey};
 use crate::wire::Handshake;
 
@@ -60,7 +60,7 @@ async fn greet(shared: Arc<Shared>, mut stream: TcpStream, addr: SocketAddr) {
 /// Dials one address, then the connection's life.
 async fn dial(shared: Arc<Shared>, torrent: Arc<Torrent>, addr: SocketAddr) {
     let dialled = async {
-        let mut stream = listen::dial(addr, shared.config.listen.ip()).await?;
+        let mut stream = shared.network.connect(addr).await?;
         let theirs = handshake::outgoing(&mut stream, torrent.meta.id.wire(), shared.peer_id).await?;
         Ok::<_, std::io::Error>((stream, theirs))
     };

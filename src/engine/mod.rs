@@ -13,6 +13,7 @@ mod handshake;
 mod keeper;
 mod listen;
 mod mounted;
+mod network;
 mod outbox;
 mod peer;
 mod reads;
@@ -24,4 +25,5 @@ mod untold;
 
 pub use chunks::Chunk;
 pub use content::{Backing, Bytes, Content, Reply};
+pub use network::Network;
 pub use session::{AddOptions, LocalCopy, Session};

@@ -21,6 +21,7 @@ use super::discovery::{AnnounceSpec, Deadlines};
 use super::keeper::Keeper;
 use super::listen;
 use super::mounted::SessionContent;
+use super::network::Network;
 use super::torrent::Torrent;
 use crate::cache::{Cache, DataDir, Place, Pool, Store};
 use crate::config::Config;
@@ -67,6 +68,7 @@ pub struct AddOptions {
 /// What all tasks share.
 pub(super) struct Shared {
     pub(super) config: Config,
+    pub(super) network: Network,
     pub(super) cache: Cache,
     pub(super) pool: Arc<Pool>,
     /// What writes pieces to disks, the disk store among them.
@@ -219,7 +221,8 @@ impl Session {
     /// # Errors
     /// Those of [`Store::open`] for a cache directory that the user chose, [`Error::Listen`] if the address is taken, [`Error::System`] if the machine gives no random bytes.
     pub fn start(config: Config) -> Result<Self> {
-        let listener = listen::listen(&config)?;
+        let network = Network::of(&config);
+        let listener = listen::listen(&network, &config)?;
         let port = listener.local_addr().map_err(|cause| Error::Listen { addr: config.listen, cause })?.port();
         let mut entropy = [0; 20];
         rand::rngs::SysRng
@@ -262,6 +265,7 @@ impl Session {
             announce_key: u32::from_le_bytes(*entropy.last_chunk().unwrap_or(&[0; 4])),
             temp_dir: std::env::temp_dir(),
             runtime,
+            network,
             config,
         });
         shared.start_keeper()?;
@@ -336,7 +340,6 @@ impl Session {
         self.spawn(Arc::clone(&torrent).run_timer());
         shared.candidates(key, &shared.config.peers, Source::User);
         if !meta.trackers.is_empty() {
-            let bind = Some(shared.config.listen.ip()).filter(|ip| !ip.is_unspecified());
             let _in_runtime = shared.runtime.enter();
             torrent.announce(AnnounceSpec {
                 info_hash,
@@ -345,7 +348,7 @@ impl Session {
                 tiers: meta.trackers.clone(),
                 private: meta.private,
                 key: shared.announce_key,
-                bind,
+                network: shared.network.clone(),
                 deadlines: Deadlines::default(),
             });
         }

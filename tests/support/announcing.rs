@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use swarmfs::engine::Network;
 use swarmfs::engine::discovery::{self, AnnounceSpec, Announcer, Deadlines, Progress, TrackerStatus};
 use swarmfs::wire::PeerId;
 
@@ -33,7 +34,7 @@ pub(crate) fn spec(tiers: &[&[String]]) -> AnnounceSpec {
         tiers: tiers.iter().map(|tier| tier.to_vec()).collect(),
         private: false,
         key: 0x5EED,
-        bind: None,
+        network: Network::default(),
         deadlines: Deadlines::default(),
     }
 }
@@ -78,4 +79,9 @@ impl Client {
 
 pub(crate) fn peer(n: u8) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, n], 7000))
+}
+
+/// What announces leave from this address.
+pub(crate) fn bound(ip: std::net::IpAddr) -> Network {
+    Network::of(&swarmfs::config::Config { listen: SocketAddr::new(ip, 0), ..Default::default() })
 }

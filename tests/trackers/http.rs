@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::support::announcing::{HASH, SHORT, peer, spawn, spawn_with, spec};
+use crate::support::announcing::{HASH, SHORT, bound, peer, spawn, spawn_with, spec};
 use crate::support::tracker::{Action, Tracker, answer, gzip, gzip_bomb, ok, reply};
 use swarmfs::engine::discovery::{AnnounceSpec, Progress};
 use swarmfs::wire::PeerId;
@@ -310,8 +310,7 @@ async fn names_and_ports_that_lead_nowhere_are_passed_over() {
 async fn the_bound_address_is_the_one_that_connects() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("http://{}/announce", listener.local_addr().expect("an address"));
-    let bind = Some([127, 0, 0, 77].into());
-    let client = spawn(AnnounceSpec { bind, ..spec(&[&[url]]) }, 5);
+    let client = spawn(AnnounceSpec { network: bound([127, 0, 0, 77].into()), ..spec(&[&[url]]) }, 5);
     let (_stream, from) = listener.accept().expect("a connection");
     assert_eq!(from.ip(), std::net::IpAddr::from([127, 0, 0, 77]));
     drop(client);

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::support::announcing::{HASH, SHORT, peer, spawn, spec};
+use crate::support::announcing::{HASH, SHORT, bound, peer, spawn, spec};
 use crate::support::dataset::Dataset;
 use crate::support::foreign::{Lab, OpenTracker, swarmfs_seed};
 use crate::support::mounts::{mount, mount_at};
@@ -17,6 +17,7 @@ use crate::support::torrent::Torrent;
 use crate::support::tracker::Tracker;
 use crate::support::udp_tracker::{ANNOUNCE, CONNECT, ERROR, ID, SCRAPE, Seen, Send, UdpTracker, good, head};
 use crate::support::{free_address, loopback, wait_until};
+use swarmfs::engine::Network;
 use swarmfs::engine::discovery::{self, AnnounceSpec, AskError, Deadlines};
 use swarmfs::wire::ScrapeEntry;
 
@@ -236,7 +237,7 @@ async fn a_tracker_on_ipv6_gives_ipv6_peers() {
     let client = spawn(spec(&[&[tracker.url("/announce")]]), 5);
     assert_eq!(client.peers(), [there]);
     // Who listens on IPv4 alone is of no use there, and says so.
-    let client = spawn(AnnounceSpec { bind: Some(loopback()), ..spec(&[&[tracker.url("/announce")]]) }, 5);
+    let client = spawn(AnnounceSpec { network: bound(loopback()), ..spec(&[&[tracker.url("/announce")]]) }, 5);
     assert_eq!(client.error(), "refused: it has no address of the family that we listen on");
 }
 
@@ -288,7 +289,7 @@ async fn a_torrent_cannot_send_datagrams_to_what_is_no_host() {
 async fn the_bound_address_is_the_one_that_asks() {
     let tracker = UdpTracker::good(anywhere(), vec![peer(1)]);
     let bind = loopback();
-    let client = spawn(AnnounceSpec { bind: Some(bind), ..spec(&[&[tracker.url("")]]) }, 5);
+    let client = spawn(AnnounceSpec { network: bound(bind), ..spec(&[&[tracker.url("")]]) }, 5);
     client.peers();
     assert!(tracker.seen().iter().all(|seen| seen.from.ip() == bind));
     // A connection id is good for the address that got it.
@@ -319,7 +320,7 @@ async fn scrapes_are_answered_over_udp_and_http() {
     let hashes: Vec<[u8; 20]> = (0..80).map(|n| [n; 20]).collect();
     let figures = ScrapeEntry { complete: 4, downloaded: 50, incomplete: 3 };
     let tracker = UdpTracker::good(anywhere(), Vec::new());
-    let entries = discovery::scrape(&tracker.url("/x"), &hashes, None, SHORT).await.expect("figures");
+    let entries = discovery::scrape(&tracker.url("/x"), &hashes, &Network::default(), SHORT).await.expect("figures");
     assert_eq!(entries, vec![figures; 80]);
     let seen = tracker.seen();
     assert_eq!(actions(&seen), [CONNECT, SCRAPE, SCRAPE]);
@@ -330,14 +331,15 @@ async fn scrapes_are_answered_over_udp_and_http() {
     body.extend(HASH);
     body.extend_from_slice(b"d8:completei4e10:downloadedi50e10:incompletei3eeee");
     let tracker = Tracker::answering(body);
-    let entries = discovery::scrape(&tracker.url("/announce?k=v"), &[HASH], None, SHORT).await.expect("figures");
+    let entries =
+        discovery::scrape(&tracker.url("/announce?k=v"), &[HASH], &Network::default(), SHORT).await.expect("figures");
     assert_eq!(entries, [figures]);
     let target = &tracker.seen()[0].target;
     assert!(target.starts_with("/scrape?k=v&info_hash=%00%01%20%25"), "{target}");
 
     // What cannot be scraped says so.
     let silent = UdpTracker::start(anywhere(), |_, _| Vec::new());
-    let end = discovery::scrape(&silent.url(""), &[HASH], None, SHORT).await;
+    let end = discovery::scrape(&silent.url(""), &[HASH], &Network::default(), SHORT).await;
     assert!(matches!(end, Err(AskError::Silent(_))), "{end:?}");
     let refusing = Tracker::answering(b"d14:failure reason2:noe".to_vec());
     for (url, why) in [
@@ -347,7 +349,10 @@ async fn scrapes_are_answered_over_udp_and_http() {
         (refusing.url("/x/announce"), "refused: it leads to an address of this machine"),
         ("wss://t.example".to_owned(), "refused: WebTorrent trackers are not built yet"),
     ] {
-        let error = discovery::scrape(&url, &[HASH], None, Deadlines::default()).await.expect_err(why).to_string();
+        let error = discovery::scrape(&url, &[HASH], &Network::default(), Deadlines::default())
+            .await
+            .expect_err(why)
+            .to_string();
         assert!(error.starts_with(why) || error.to_lowercase().contains("connection refused"), "{url}: {error}");
     }
 }

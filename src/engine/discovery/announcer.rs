@@ -197,9 +197,9 @@ impl Work {
     fn ask(&mut self, index: TrackerIndex, event: Event) {
         let Some(url) = self.urls.get(index.0).cloned() else { return };
         let query = self.query(index, event);
-        let (bind, deadlines, complete) = (self.spec.bind, self.spec.deadlines, query.left == 0);
+        let (network, deadlines, complete) = (self.spec.network.clone(), self.spec.deadlines, query.left == 0);
         let flight = async move {
-            let result = ask::announce(&url, &query, bind, deadlines).await;
+            let result = ask::announce(&url, &query, &network, deadlines).await;
             Landed { event, complete, result }
         };
         let handle = self.flights.spawn(flight.instrument(Span::current()));
@@ -291,9 +291,10 @@ impl Work {
         let mut goodbyes = JoinSet::new();
         for index in self.schedule.started() {
             let Some(url) = self.urls.get(index.0).cloned() else { continue };
-            let (query, bind, deadlines) = (self.query(index, Event::Stopped), self.spec.bind, self.spec.deadlines);
+            let (query, deadlines) = (self.query(index, Event::Stopped), self.spec.deadlines);
+            let network = self.spec.network.clone();
             goodbyes.spawn(async move {
-                if let Err(error) = ask::announce(&url, &query, bind, deadlines).await {
+                if let Err(error) = ask::announce(&url, &query, &network, deadlines).await {
                     tracing::debug!(tracker = ask::origin(&url), "`stopped` was not taken: {error}");
                 }
             });

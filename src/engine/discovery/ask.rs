@@ -1,12 +1,12 @@
 //! One announce or one scrape, over what the tracker's URL says: which URLs are asked at all, and what an answer and a
 //! failure are.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use url::{Host, Url};
 
 use super::{Deadlines, http, udp};
+use crate::engine::network::Network;
 use crate::wire::{AnnounceQuery, AnnounceReply, MAX_SCRAPE, ScrapeEntry, TrackerError};
 
 /// Why a tracker did not answer. None of them names the URL, which may hold a passkey.
@@ -106,33 +106,32 @@ pub(super) fn origin(tracker: &str) -> String {
 pub(super) async fn announce(
     tracker: &str,
     query: &AnnounceQuery,
-    bind: Option<IpAddr>,
+    network: &Network,
     deadlines: Deadlines,
 ) -> Result<Answer, AskError> {
     match target(tracker).map_err(AskError::Refused)? {
-        Target::Http => http::announce(tracker, query, bind, deadlines).await,
-        Target::Udp(endpoint) => udp::announce(endpoint, query, bind, deadlines).await,
+        Target::Http => http::announce(tracker, query, network, deadlines).await,
+        Target::Udp(endpoint) => udp::announce(endpoint, query, network, deadlines).await,
     }
 }
 
 /// Asks a tracker for the figures of torrents: over UDP (BEP 15), or HTTP where its URL says how (BEP 48). They come in
-/// the order of `info_hashes`, zeros for a torrent that it does not know. Must be called inside a tokio runtime. `bind`
-/// is the address that it is asked from; none is the system's choice.
+/// the order of `info_hashes`, zeros for a torrent that it does not know. Must be called inside a tokio runtime.
 ///
 /// # Errors
 /// [`AskError`] if it cannot be asked, does not answer in time, or refuses; nothing then of what it may have said.
 pub async fn scrape(
     tracker: &str,
     info_hashes: &[[u8; 20]],
-    bind: Option<IpAddr>,
+    network: &Network,
     deadlines: Deadlines,
 ) -> Result<Vec<ScrapeEntry>, AskError> {
     let target = target(tracker).map_err(AskError::Refused)?;
     let mut entries = Vec::with_capacity(info_hashes.len());
     for some in info_hashes.chunks(MAX_SCRAPE) {
         entries.extend(match &target {
-            Target::Http => http::scrape(tracker, some, bind, deadlines).await?,
-            Target::Udp(endpoint) => udp::scrape(endpoint.clone(), some, bind, deadlines).await?,
+            Target::Http => http::scrape(tracker, some, network, deadlines).await?,
+            Target::Udp(endpoint) => udp::scrape(endpoint.clone(), some, network, deadlines).await?,
         });
     }
     Ok(entries)

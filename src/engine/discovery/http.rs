@@ -16,6 +16,7 @@ use super::Deadlines;
 use super::ask::{Answer, AskError, LOCAL_TARGET, refusal};
 use super::reach::{Place, Reach};
 use super::resolve::lookup;
+use crate::engine::network::Network;
 use crate::wire::{
     AnnounceQuery, ScrapeEntry, TrackerError, announce_url, decode_http_reply, decode_http_scrape, scrape_url,
 };
@@ -31,11 +32,11 @@ static REQUESTS: Semaphore = Semaphore::const_new(50);
 pub(super) async fn announce(
     tracker: &str,
     query: &AnnounceQuery,
-    bind: Option<IpAddr>,
+    network: &Network,
     deadlines: Deadlines,
 ) -> Result<Answer, AskError> {
     let reach = reach_of(tracker)?;
-    let fetched = fetch(&announce_url(tracker, query), reach, bind, deadlines).await?;
+    let fetched = fetch(&announce_url(tracker, query), reach, network, deadlines).await?;
     let local = fetched.place != Place::Global;
     Ok(Answer { reply: fetched.decoded(decode_http_reply)?, local })
 }
@@ -44,14 +45,14 @@ pub(super) async fn announce(
 pub(super) async fn scrape(
     tracker: &str,
     info_hashes: &[[u8; 20]],
-    bind: Option<IpAddr>,
+    network: &Network,
     deadlines: Deadlines,
 ) -> Result<Vec<ScrapeEntry>, AskError> {
     // What may be announced to may be scraped.
     let reach = reach_of(tracker)?;
     let url = scrape_url(tracker, info_hashes);
     let url = url.ok_or(AskError::Refused("its URL does not end in announce, so it says nowhere to scrape"))?;
-    fetch(&url, reach, bind, deadlines).await?.decoded(|body| decode_http_scrape(body, info_hashes))
+    fetch(&url, reach, network, deadlines).await?.decoded(|body| decode_http_scrape(body, info_hashes))
 }
 
 fn reach_of(tracker: &str) -> Result<Reach, AskError> {
@@ -79,18 +80,18 @@ impl Fetched {
 }
 
 /// Asks for a URL. At most 50 such requests run at once in the process; the others wait here, outside their deadlines.
-async fn fetch(url: &str, reach: Reach, bind: Option<IpAddr>, deadlines: Deadlines) -> Result<Fetched, AskError> {
+async fn fetch(url: &str, reach: Reach, network: &Network, deadlines: Deadlines) -> Result<Fetched, AskError> {
     // The semaphore is never closed.
     let _turn = REQUESTS.acquire().await;
-    timeout(deadlines.total, follow(url, reach, bind, deadlines))
+    timeout(deadlines.total, follow(url, reach, network, deadlines))
         .await
         .unwrap_or(Err(AskError::Deadline(deadlines.total)))
 }
 
-async fn follow(url: &str, mut reach: Reach, bind: Option<IpAddr>, deadlines: Deadlines) -> Result<Fetched, AskError> {
+async fn follow(url: &str, mut reach: Reach, network: &Network, deadlines: Deadlines) -> Result<Fetched, AskError> {
     let mut url = Url::parse(url).map_err(|_| AskError::Refused("it is not a URL"))?;
     for _ in 0..=MAX_REDIRECTS {
-        let response = send(&url, reach, bind, deadlines).await?;
+        let response = send(&url, reach, network, deadlines).await?;
         // No address would be a proxy's, and there is none: nothing inward is allowed then.
         let place = response.remote_addr().map_or(Place::Global, |addr| Place::of(addr.ip()));
         if !response.status().is_redirection() {
@@ -107,7 +108,7 @@ async fn follow(url: &str, mut reach: Reach, bind: Option<IpAddr>, deadlines: De
     Err(AskError::Redirects)
 }
 
-async fn send(url: &Url, reach: Reach, bind: Option<IpAddr>, deadlines: Deadlines) -> Result<Response, AskError> {
+async fn send(url: &Url, reach: Reach, network: &Network, deadlines: Deadlines) -> Result<Response, AskError> {
     // The resolver checks names; addresses never get there.
     let literal = match url.host() {
         Some(Host::Ipv4(ip)) => Some(IpAddr::V4(ip)),
@@ -117,7 +118,7 @@ async fn send(url: &Url, reach: Reach, bind: Option<IpAddr>, deadlines: Deadline
     if literal.is_some_and(|ip| !reach.admits(ip)) {
         return Err(AskError::Refused(LOCAL_TARGET));
     }
-    let request = client(bind, reach, deadlines.connect).map_err(failed)?.get(url.clone());
+    let request = client(network, reach, deadlines.connect).map_err(failed)?.get(url.clone());
     let deadline = deadlines.connect + deadlines.receive;
     timeout(deadline, request.send()).await.map_err(|_| AskError::Deadline(deadline))?.map_err(failed)
 }
@@ -148,48 +149,45 @@ fn failed(error: reqwest::Error) -> AskError {
 }
 
 /// What clients differ in.
-type ClientKey = (Option<IpAddr>, Reach, Duration);
+type ClientKey = (Network, Reach, Duration);
 
 /// The process's client for this reach: it resolves and checks names itself, so that what was checked is what is
 /// connected to. There are a handful of them, and each loads the system's certificates once.
-fn client(bind: Option<IpAddr>, reach: Reach, connect: Duration) -> reqwest::Result<Client> {
+fn client(network: &Network, reach: Reach, connect: Duration) -> reqwest::Result<Client> {
     static CLIENTS: Mutex<BTreeMap<ClientKey, Client>> = Mutex::new(BTreeMap::new());
     let mut clients = CLIENTS.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(client) = clients.get(&(bind, reach, connect)) {
+    if let Some(client) = clients.get(&(network.clone(), reach, connect)) {
         return Ok(client.clone());
     }
     // reqwest panics without a provider. An error says that there is one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = || {
-        Client::builder()
+        network
+            .http(Client::builder())
             .user_agent(concat!("swarmfs/", env!("CARGO_PKG_VERSION")))
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
             .http1_only()
             .connect_timeout(connect)
             // Announces are minutes apart: an idle connection is a descriptor for nothing.
             .pool_max_idle_per_host(0)
-            .local_address(bind)
-            .dns_resolver(GuardedResolver(reach))
+            .dns_resolver(GuardedResolver(network.clone(), reach))
     };
     let client = builder().build().or_else(|error| {
         tracing::warn!("https trackers cannot be used: {}", failed(error));
         builder().tls_certs_only(std::iter::empty::<Certificate>()).build()
     })?;
-    clients.insert((bind, reach, connect), client.clone());
+    clients.insert((network.clone(), reach, connect), client.clone());
     Ok(client)
 }
 
-/// The system's resolver, with what is out of reach left out.
+/// The network's resolver, with what is out of reach left out.
 #[derive(Debug)]
-struct GuardedResolver(Reach);
+struct GuardedResolver(Network, Reach);
 
 impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let reach = self.0;
+        let (network, reach) = (self.0.clone(), self.1);
         Box::pin(async move {
-            let found = lookup(name.as_str().to_owned(), 0, reach).await?;
+            let found = lookup(&network, name.as_str(), 0, reach).await?;
             let found: Addrs = Box::new(found.into_iter());
             Ok(found)
         })
@@ -235,7 +233,7 @@ mod tests {
         let mut all = tokio::task::JoinSet::new();
         for _ in 0..60 {
             let (url, query) = (url.clone(), query.clone());
-            all.spawn(async move { announce(&url, &query, None, Deadlines::default()).await });
+            all.spawn(async move { announce(&url, &query, &Network::default(), Deadlines::default()).await });
         }
         for wave in [50, 10] {
             let came = async {

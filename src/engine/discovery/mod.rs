@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 pub use announcer::{Announcer, spawn};
 pub use ask::{AskError, scrape};
 
+use super::network::Network;
 use crate::wire::PeerId;
 
 /// What a torrent's announces are made from.
@@ -39,8 +40,8 @@ pub struct AnnounceSpec {
     pub private: bool,
     /// Random, the same for the whole session: lets a tracker know us again when our address changes.
     pub key: u32,
-    /// The address that connections to trackers leave from; none is the system's choice.
-    pub bind: Option<IpAddr>,
+    /// How trackers are reached.
+    pub network: Network,
     /// How long a tracker may take.
     pub deadlines: Deadlines,
 }

@@ -3,7 +3,7 @@
 //! only tell peers of the family that it is asked over.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,6 +21,7 @@ use super::ask::{Answer, AskError, international};
 use super::exchange::{Connection, Exchange, Question, Reply, Step, wait};
 use super::reach::{Place, Reach};
 use super::resolve::lookup;
+use crate::engine::network::Network;
 use crate::wire::{AnnounceQuery, AnnounceReply, Event, MAX_PEERS, ScrapeEntry, TrackerError};
 
 /// Attempts before a tracker counts as silent: 15 s and 30 s. Those that BEP 15 has after them are the schedule's, so
@@ -65,26 +66,26 @@ impl Endpoint {
 pub(super) async fn announce(
     endpoint: Endpoint,
     query: &AnnounceQuery,
-    bind: Option<IpAddr>,
+    network: &Network,
     deadlines: Deadlines,
 ) -> Result<Answer, AskError> {
     // At the end there is no time for the usual waits, and yet a lost datagram should not leave us on the list.
     let stopping = query.event == Event::Stopped;
     let first_wait = if stopping { deadlines.retry.min(deadlines.stop / 3) } else { deadlines.retry };
     let question = Question::Announce { query: query.clone(), url_data: endpoint.url_data.clone() };
-    ask_both(addresses(endpoint, bind, deadlines).await?, question, bind, first_wait).await
+    ask_both(addresses(endpoint, network, deadlines).await?, question, network, first_wait).await
 }
 
 /// Announces over every family that has addresses. The first answer ends the wait for the other one soon.
 async fn ask_both(
     addresses: [Vec<SocketAddr>; 2],
     question: Question,
-    bind: Option<IpAddr>,
+    network: &Network,
     first_wait: Duration,
 ) -> Result<Answer, AskError> {
     let mut flights = JoinSet::new();
     for family in addresses.into_iter().filter(|family| !family.is_empty()) {
-        flights.spawn(exchange(family, question.clone(), bind, first_wait));
+        flights.spawn(exchange(family, question.clone(), network.clone(), first_wait));
     }
     let mut answers: Vec<Answer> = Vec::new();
     let mut failure = None;
@@ -130,13 +131,13 @@ fn both(one: Answer, other: Answer) -> Answer {
 pub(super) async fn scrape(
     endpoint: Endpoint,
     info_hashes: &[[u8; 20]],
-    bind: Option<IpAddr>,
+    network: &Network,
     deadlines: Deadlines,
 ) -> Result<Vec<ScrapeEntry>, AskError> {
     let mut failure = AskError::Refused(NO_SOCKET);
-    for family in addresses(endpoint, bind, deadlines).await?.into_iter().filter(|family| !family.is_empty()) {
+    for family in addresses(endpoint, network, deadlines).await?.into_iter().filter(|family| !family.is_empty()) {
         let question = Question::Scrape(info_hashes.to_vec());
-        match exchange(family, question, bind, deadlines.retry).await {
+        match exchange(family, question, network.clone(), deadlines.retry).await {
             Ok((_, Reply::Scrape(entries))) => return Ok(entries),
             Ok((_, Reply::Refusal(words))) => return Err(TrackerError::Failure(words).into()),
             Ok((_, Reply::Announce { .. })) => {}
@@ -148,13 +149,13 @@ pub(super) async fn scrape(
 
 const NO_SOCKET: &str = "it has no address of the family that we listen on";
 
-/// The tracker's addresses, those of IPv4 first, that a socket bound to `bind` can reach.
+/// The tracker's addresses, those of IPv4 first, that our sockets can reach.
 async fn addresses(
     endpoint: Endpoint,
-    bind: Option<IpAddr>,
+    network: &Network,
     deadlines: Deadlines,
 ) -> Result<[Vec<SocketAddr>; 2], AskError> {
-    let found = timeout(deadlines.connect, lookup(endpoint.host, endpoint.port, Reach::datagrams())).await;
+    let found = timeout(deadlines.connect, lookup(network, &endpoint.host, endpoint.port, Reach::datagrams())).await;
     let found = found.map_err(|_| AskError::Transfer("its name is not resolved in time".to_owned()))??;
     let mut families = [Vec::new(), Vec::new()];
     let mut seen = BTreeSet::new();
@@ -162,7 +163,7 @@ async fn addresses(
         let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
         let [v4, v6] = &mut families;
         let family = if addr.is_ipv4() { v4 } else { v6 };
-        if bind.is_none_or(|ip| ip.is_ipv4() == addr.is_ipv4()) && family.len() < MAX_ADDRESSES && seen.insert(addr) {
+        if network.local(addr.is_ipv4()).is_some() && family.len() < MAX_ADDRESSES && seen.insert(addr) {
             family.push(addr);
         }
     }
@@ -174,7 +175,7 @@ async fn addresses(
 async fn exchange(
     addresses: Vec<SocketAddr>,
     question: Question,
-    bind: Option<IpAddr>,
+    network: Network,
     first_wait: Duration,
 ) -> Result<(SocketAddr, Reply), AskError> {
     // The semaphore is never closed.
@@ -184,7 +185,7 @@ async fn exchange(
     for (n, &addr) in addresses.iter().enumerate() {
         let attempts = if n + 1 == addresses.len() { attempt..ATTEMPTS } else { attempt..attempt + 1 };
         let end = attempts.end;
-        match exchange_with(addr, &question, bind, attempts, first_wait).await {
+        match exchange_with(addr, &question, &network, attempts, first_wait).await {
             Ok(Some(reply)) => return Ok((addr, reply)),
             Ok(None) => {
                 attempt = end;
@@ -200,18 +201,18 @@ async fn exchange(
 }
 
 /// Connection ids that may still be good, by our address and the tracker's: it takes one from no other.
-static CONNECTIONS: Mutex<BTreeMap<(Option<IpAddr>, SocketAddr), Connection>> = Mutex::new(BTreeMap::new());
+static CONNECTIONS: Mutex<BTreeMap<(IpAddr, SocketAddr), Connection>> = Mutex::new(BTreeMap::new());
 
 /// Asks one address. `None`: it was silent.
 async fn exchange_with(
     addr: SocketAddr,
     question: &Question,
-    bind: Option<IpAddr>,
+    network: &Network,
     attempts: Range<u32>,
     first_wait: Duration,
 ) -> Result<Option<Reply>, AskError> {
-    let any = if addr.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind((bind.unwrap_or(any), 0)).await.map_err(failed)?;
+    let local = network.local(addr.is_ipv4()).ok_or(AskError::Refused(NO_SOCKET))?;
+    let socket = network.datagrams(SocketAddr::new(local, 0)).map_err(failed)?;
     socket.connect(addr).await.map_err(failed)?;
     let mut seed = <StdRng as SeedableRng>::Seed::default();
     SysRng.try_fill_bytes(&mut seed).map_err(|e| AskError::Transfer(e.to_string()))?;
@@ -219,15 +220,15 @@ async fn exchange_with(
         let mut known = CONNECTIONS.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         known.retain(|_, connection| connection.is_good(now));
-        known.get(&(bind, addr)).copied()
+        known.get(&(local, addr)).copied()
     };
     let rng = StdRng::from_seed(seed);
     let mut exchange = Exchange::new(question.clone(), addr.is_ipv6(), attempts, first_wait, known, rng);
     let end = converse(&socket, &mut exchange).await;
     let mut known = CONNECTIONS.lock().unwrap_or_else(PoisonError::into_inner);
     match exchange.connection() {
-        Some(connection) if matches!(end, Ok(Some(_))) => known.insert((bind, addr), connection),
-        _ => known.remove(&(bind, addr)),
+        Some(connection) if matches!(end, Ok(Some(_))) => known.insert((local, addr), connection),
+        _ => known.remove(&(local, addr)),
     };
     end
 }
@@ -318,7 +319,7 @@ mod tests {
     #[tokio::test]
     async fn both_families_give_their_peers() {
         let ((v4, _), (v6, _)) = (tracker("127.0.0.1", 1, true).await, tracker("::1", 2, true).await);
-        let answer = ask_both([vec![v4], vec![v6]], question(), None, FIRST).await.expect("an answer");
+        let answer = ask_both([vec![v4], vec![v6]], question(), &Network::default(), FIRST).await.expect("an answer");
         let peers = ["127.0.0.1:1", "[::1]:2"].map(|p| p.parse().expect("an address"));
         assert_eq!(answer.reply.peers, peers);
         assert_eq!((answer.reply.interval, answer.reply.complete, answer.local), (Some(2), Some(3), true));
@@ -328,12 +329,13 @@ mod tests {
     async fn a_family_that_is_cut_off_or_closed_takes_nothing_from_the_other() {
         let ((v4, _), (v6, asked)) = (tracker("127.0.0.1", 1, true).await, tracker("::1", 2, false).await);
         let begun = Instant::now();
-        let answer = ask_both([vec![v4], vec![v6]], question(), None, FIRST * 20).await.expect("an answer");
+        let answer =
+            ask_both([vec![v4], vec![v6]], question(), &Network::default(), FIRST * 20).await.expect("an answer");
         assert_eq!(answer.reply.peers, [SocketAddr::new(v4.ip(), 1)]);
         assert_eq!(asked.load(Ordering::SeqCst), 1, "it was asked");
         assert!(begun.elapsed() < FIRST * 10, "long before its silence is over");
         let (v4, v6) = (closed("127.0.0.1").await, tracker("::1", 2, true).await.0);
-        let answer = ask_both([vec![v4], vec![v6]], question(), None, FIRST).await.expect("an answer");
+        let answer = ask_both([vec![v4], vec![v6]], question(), &Network::default(), FIRST).await.expect("an answer");
         assert_eq!(answer.reply.peers, [SocketAddr::new(v6.ip(), 2)]);
     }
 
@@ -342,12 +344,12 @@ mod tests {
         let (silent, asked) = tracker("127.0.0.1", 1, false).await;
         let (good, _) = tracker("127.0.0.1", 2, true).await;
         let family = vec![closed("127.0.0.1").await, silent, good];
-        let (from, _) = exchange(family, question(), None, FIRST).await.expect("an answer");
+        let (from, _) = exchange(family, question(), Network::default(), FIRST).await.expect("an answer");
         assert_eq!((from, asked.load(Ordering::SeqCst)), (good, 1));
         // Two attempts in all.
         let (other, others) = tracker("127.0.0.1", 1, false).await;
         let (third, thirds) = tracker("127.0.0.1", 1, true).await;
-        let end = exchange(vec![silent, other, third], question(), None, Duration::from_millis(50)).await;
+        let end = exchange(vec![silent, other, third], question(), Network::default(), Duration::from_millis(50)).await;
         assert!(matches!(end, Err(AskError::Silent(waited)) if waited == Duration::from_millis(150)), "{end:?}");
         assert_eq!((others.load(Ordering::SeqCst), thirds.load(Ordering::SeqCst)), (1, 0));
     }
