@@ -11,6 +11,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 use swarmfs::metainfo::bencode::{Limits, check};
+use swarmfs::metainfo::{Magnet, MagnetError};
 use swarmfs::wire::allowed_fast_set;
 
 fn info(source: &Path, json: bool) -> Output {
@@ -323,4 +324,42 @@ fn a_reader_that_goes_away_is_no_error() {
         let output = command.output().expect("the binary runs");
         assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
     }
+}
+
+#[test]
+fn every_magnet_link_gets_its_verdict() {
+    let Some(root) = corpus() else { return };
+    let mut links = 0;
+    for row in rows(&root.join("vectors/magnet.tsv")) {
+        let [name, hex, _, expected, detail, ..] = &row[..] else { panic!("{row:?}") };
+        links += 1;
+        let bytes = unhex(hex);
+        // What is no text cannot be given as an argument either, but as a file's content it can.
+        let verdict = Magnet::parse(&String::from_utf8_lossy(&bytes));
+        match expected.as_str() {
+            "invalid" => assert!(verdict.is_err(), "{name} ({detail})"),
+            // A choice of ours: another scheme is another program's.
+            "special" if bytes.starts_with(b"stream-magnet:") => assert_eq!(verdict, Err(MagnetError::Scheme)),
+            "valid" | "special" => {
+                let magnet = verdict.unwrap_or_else(|e| panic!("{name} ({detail}): {e}"));
+                assert_eq!(Magnet::parse(&magnet.to_string()).as_ref(), Ok(&magnet), "{name}");
+                // Details that are checkable: a hash, names, how many trackers.
+                if let Some(hash) = detail.split(' ').next_back().filter(|last| last.len() == 40) {
+                    assert_eq!(magnet.id.to_string(), *hash, "{name}");
+                }
+                if let Some((_, quoted)) = detail.split_once(": \"") {
+                    assert_eq!(magnet.name.as_deref(), quoted.strip_suffix('"'), "{name}");
+                }
+                if let Some((_, list)) = detail.rsplit_once("select ")
+                    && list.starts_with(|c: char| c.is_ascii_digit())
+                {
+                    let list = list.split(' ').next().unwrap_or_default();
+                    let same = format!("magnet:?xt=urn:btih:{}&so={list}", "0".repeat(40));
+                    assert_eq!(magnet.select, Magnet::parse(&same).expect("a link").select, "{name}");
+                }
+            }
+            other => panic!("{name}: verdict {other}"),
+        }
+    }
+    assert_eq!(links, 93);
 }

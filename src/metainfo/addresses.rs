@@ -14,7 +14,7 @@ pub(crate) const MAX_LENGTH: usize = 2_048;
 pub(super) fn trackers(announce: Option<Node<'_>>, tiers: Option<Node<'_>>) -> Vec<Vec<String>> {
     const SCHEMES: [&str; 3] = ["http", "https", "udp"];
     let mut seen = BTreeSet::new();
-    let mut usable = |node: Node<'_>| address(node, &SCHEMES).filter(|url| insert(&mut seen, url));
+    let mut usable = |node: Node<'_>| address(node.bytes()?, &SCHEMES).filter(|url| insert(&mut seen, url));
     let mut trackers = Vec::new();
     for tier in tiers.and_then(Node::items).into_iter().flatten() {
         let urls: Vec<String> = match tier.items() {
@@ -38,7 +38,7 @@ pub(super) fn web_seeds(list: Option<Node<'_>>, directory: bool) -> Vec<String> 
     let mut seen = BTreeSet::new();
     let Some(list) = list else { return Vec::new() };
     let urls = list.items().into_iter().flatten().chain(list.bytes().map(|_| list));
-    urls.filter_map(|node| address(node, &["http", "https"]))
+    urls.filter_map(|node| address(node.bytes()?, &["http", "https"]))
         .map(|url| if directory && !url.ends_with('/') { url + "/" } else { url })
         .filter(|url| insert(&mut seen, url))
         .collect()
@@ -51,8 +51,8 @@ fn insert(seen: &mut BTreeSet<String>, url: &str) -> bool {
 
 /// A string as an address of one of these schemes. What no address can contain (spaces, bytes past ASCII, control
 /// characters) is percent-encoded.
-fn address(node: Node<'_>, schemes: &[&str]) -> Option<String> {
-    let raw = node.bytes()?.trim_ascii();
+pub(super) fn address(raw: &[u8], schemes: &[&str]) -> Option<String> {
+    let raw = raw.trim_ascii();
     let scheme = raw.iter().position(|&b| b == b':').and_then(|colon| raw.get(..colon))?;
     let known = schemes.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(scheme));
     let host = raw.get(scheme.len()..)?.strip_prefix(b"://")?;

@@ -10,6 +10,7 @@ mod download;
 mod integrity;
 mod machine;
 mod memory;
+mod metadata;
 mod overview;
 mod pace;
 mod peer;
@@ -41,6 +42,7 @@ use crate::metainfo::{Geometry, PieceIndex, Request};
 use crate::wire::{ExtendedHandshake, Message, PeerId};
 
 pub use machine::Swarm;
+pub use metadata::{MetadataEffect, MetadataFetch};
 pub use overview::{Cell, Sources};
 
 /// A torrent in this process.

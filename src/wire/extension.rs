@@ -10,10 +10,14 @@ use crate::metainfo::PieceIndex;
 pub const OUR_DONTHAVE_ID: u8 = 7;
 /// The id by which peers send us upload_only (BEP 21).
 pub const OUR_UPLOAD_ONLY_ID: u8 = 3;
+/// The id by which peers send us ut_metadata (BEP 9).
+pub const OUR_METADATA_ID: u8 = 2;
 /// The largest `metadata_size` that is believed, bytes (BEP 9): it is a stranger's word, and buffers follow from it.
 pub const MAX_METADATA: u64 = 16 << 20;
 /// lt_donthave's name in `m` (BEP 54).
 const DONTHAVE: &str = "lt_donthave";
+/// ut_metadata's name in `m` (BEP 9).
+const METADATA: &str = "ut_metadata";
 /// upload_only's name in `m`: the message that clients have beside the key of BEP 21.
 const UPLOAD_ONLY: &str = "upload_only";
 /// The most extensions that are remembered of a peer; real clients have under twenty.
@@ -38,6 +42,8 @@ pub struct ExtendedHandshake {
     pub listen_port: Option<u16>,
     /// The id of the upload_only message, from `m`.
     pub upload_only_id: Option<u8>,
+    /// The id of ut_metadata (BEP 9), from `m`.
+    pub metadata_id: Option<u8>,
     /// `upload_only` (BEP 21): the sender wants nothing, or does again. None: as it was.
     pub upload_only: Option<bool>,
     /// `yourip`: our address as the sender sees it.
@@ -56,6 +62,9 @@ impl ExtendedHandshake {
         }
         if let Some(id) = self.upload_only_id {
             messages.insert(UPLOAD_ONLY, id);
+        }
+        if let Some(id) = self.metadata_id {
+            messages.insert(METADATA, id);
         }
         // Keys in the order of their bytes (BEP 3).
         let mut out = b"d1:md".to_vec();
@@ -110,6 +119,7 @@ impl ExtendedHandshake {
         Ok(Self {
             donthave: messages.get(DONTHAVE).copied().filter(|&id| id != 0),
             upload_only_id: messages.get(UPLOAD_ONLY).copied().filter(|&id| id != 0),
+            metadata_id: messages.get(METADATA).copied().filter(|&id| id != 0),
             messages,
             reqq: number("reqq").filter(|&n| n > 0).map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
             client: bytes("v").map(|v| printable(v, MAX_CLIENT)).filter(|v| !v.is_empty()),
@@ -179,10 +189,16 @@ mod tests {
     #[test]
     fn ours_survives_the_wire_with_its_keys_in_order() {
         let ours = ExtendedHandshake {
-            messages: [("ut_pex", 1), (DONTHAVE, OUR_DONTHAVE_ID), (UPLOAD_ONLY, OUR_UPLOAD_ONLY_ID)]
-                .map(|(name, id)| (name.to_owned(), id))
-                .into(),
+            messages: [
+                ("ut_pex", 1),
+                (DONTHAVE, OUR_DONTHAVE_ID),
+                (UPLOAD_ONLY, OUR_UPLOAD_ONLY_ID),
+                (METADATA, OUR_METADATA_ID),
+            ]
+            .map(|(name, id)| (name.to_owned(), id))
+            .into(),
             donthave: Some(OUR_DONTHAVE_ID),
+            metadata_id: Some(OUR_METADATA_ID),
             upload_only_id: Some(OUR_UPLOAD_ONLY_ID),
             reqq: Some(500),
             client: Some("swarmfs 0.1".to_owned()),
@@ -194,7 +210,7 @@ mod tests {
         let bytes = ours.encode();
         assert_eq!(
             String::from_utf8_lossy(&bytes),
-            "d1:md11:lt_donthavei7e11:upload_onlyi3e6:ut_pexi1ee13:metadata_sizei31235e1:pi6881e4:reqqi500e11:upload_onlyi1e1:v11:swarmfs 0.16:yourip4:abcde"
+            "d1:md11:lt_donthavei7e11:upload_onlyi3e11:ut_metadatai2e6:ut_pexi1ee13:metadata_sizei31235e1:pi6881e4:reqqi500e11:upload_onlyi1e1:v11:swarmfs 0.16:yourip4:abcde"
         );
         assert_eq!(ExtendedHandshake::decode(&bytes), Ok(ours));
         assert_eq!(ExtendedHandshake::default().encode(), b"d1:mdee");

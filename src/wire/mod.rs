@@ -1,4 +1,4 @@
-//! What peers and trackers say, as values: messages and handshakes (BEP 3, 6, 10), extensions (BEP 21, 54), tracker replies
+//! What peers and trackers say, as values: messages and handshakes (BEP 3, 6, 10), extensions (BEP 9, 21, 54), tracker replies
 //! (BEP 3, 7, 15, 23, 24, 41, 48). Decoders take untrusted bytes, allocate nothing ahead of data and never panic.
 #![forbid(unsafe_code)]
 
@@ -7,17 +7,19 @@ mod extension;
 mod fast;
 mod handshake;
 mod message;
+mod metadata;
 mod scrape;
 mod tracker;
 mod udp_tracker;
 
 pub use extension::{
-    ExtendedHandshake, MAX_METADATA, OUR_DONTHAVE_ID, OUR_UPLOAD_ONLY_ID, decode_donthave, decode_upload_only,
-    encode_donthave, encode_upload_only,
+    ExtendedHandshake, MAX_METADATA, OUR_DONTHAVE_ID, OUR_METADATA_ID, OUR_UPLOAD_ONLY_ID, decode_donthave,
+    decode_upload_only, encode_donthave, encode_upload_only,
 };
 pub use fast::allowed_fast_set;
 pub use handshake::Handshake;
 pub use message::{MAX_MESSAGE, Message, PIECE_HEADER, PeerId, decode, piece_header};
+pub use metadata::{METADATA_PIECE, MetadataMessage};
 pub use scrape::{decode_http_scrape, scrape_url};
 pub use tracker::{
     AnnounceQuery, AnnounceReply, Event, MAX_PEERS, TrackerError, announce_query, announce_url, decode_http_reply,
