@@ -8,8 +8,8 @@ use std::ops::Range;
 use std::os::unix::ffi::OsStrExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -47,9 +47,16 @@ const GENERATION: Generation = Generation(0);
 /// The handle of directories and empty files, which the engine does not know.
 const NO_HANDLE: FileHandle = FileHandle(0);
 
+/// What a mount shows now, and since when.
+#[derive(Debug)]
+pub(super) struct Shown {
+    pub(super) tree: Arc<Tree>,
+    pub(super) since: SystemTime,
+}
+
 /// Answers the kernel.
 pub(super) struct Fuse {
-    tree: Tree,
+    shown: Arc<RwLock<Shown>>,
     content: Arc<dyn Content>,
     uid: u32,
     gid: u32,
@@ -63,9 +70,9 @@ pub(super) struct Fuse {
 }
 
 impl Fuse {
-    pub(super) fn new(tree: Tree, content: Arc<dyn Content>, passthrough: bool) -> Self {
+    pub(super) fn new(shown: Arc<RwLock<Shown>>, content: Arc<dyn Content>, passthrough: bool) -> Self {
         Self {
-            tree,
+            shown,
             content,
             uid: rustix::process::getuid().as_raw(),
             gid: rustix::process::getgid().as_raw(),
@@ -73,6 +80,19 @@ impl Fuse {
             no_opendir: AtomicBool::new(false),
             passthrough,
             through: Through::default(),
+        }
+    }
+
+    fn tree(&self) -> Arc<Tree> {
+        Arc::clone(&self.shown.read().unwrap_or_else(PoisonError::into_inner).tree)
+    }
+
+    /// The time of an inode whose torrent has none of its own: the root changes when a torrent comes.
+    fn time_of(&self, inode: Inode) -> SystemTime {
+        if inode == Inode::ROOT {
+            self.shown.read().unwrap_or_else(PoisonError::into_inner).since
+        } else {
+            self.mounted
         }
     }
 
@@ -85,7 +105,7 @@ impl Fuse {
         };
         let seconds = attr.created.filter(|seconds| (1..=LAST_DATE).contains(seconds));
         let created = seconds.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
-        let time = created.map_or(self.mounted, |since| SystemTime::UNIX_EPOCH + since);
+        let time = created.map_or_else(|| self.time_of(attr.inode), |since| SystemTime::UNIX_EPOCH + since);
         FileAttr {
             ino: INodeNo(attr.inode.0),
             size: attr.size,
@@ -109,8 +129,8 @@ impl Fuse {
     /// The entries of a directory from an offset on, `.` and `..` first; each with the offset that follows it. Stops when
     /// `add` says that the reply is full. False if there is no such directory.
     fn list(&self, directory: INodeNo, offset: u64, mut add: impl FnMut(&Attr, u64, &str) -> bool) -> bool {
-        let directory = Inode(directory.0);
-        let (Some(own), Some(above)) = (self.tree.attr(directory), self.tree.parent(directory)) else { return false };
+        let (tree, directory) = (self.tree(), Inode(directory.0));
+        let (Some(own), Some(above)) = (tree.attr(directory), tree.parent(directory)) else { return false };
         if own.kind != NodeKind::Directory {
             return false;
         }
@@ -118,8 +138,8 @@ impl Fuse {
             let next = at.saturating_add(1);
             let full = match at {
                 0 => add(&own, next, "."),
-                1 => self.tree.attr(above).is_none_or(|above| add(&above, next, "..")),
-                _ => match usize::try_from(at - 2).ok().and_then(|index| self.tree.entry(directory, index)) {
+                1 => tree.attr(above).is_none_or(|above| add(&above, next, "..")),
+                _ => match usize::try_from(at - 2).ok().and_then(|index| tree.entry(directory, index)) {
                     Some((attr, name)) => add(&attr, next, name),
                     None => return true,
                 },
@@ -132,7 +152,7 @@ impl Fuse {
     }
 
     fn xattr(&self, inode: Inode, name: &[u8]) -> Option<String> {
-        let torrent = self.tree.torrent(inode);
+        let torrent = self.tree().torrent(inode);
         if name == XATTR_INFO_HASH.as_bytes() {
             return torrent.map(|(_, id)| id.to_string());
         }
@@ -142,7 +162,7 @@ impl Fuse {
         let (held, total) = match torrent {
             Some((key, _)) => self.content.progress(key),
             None => self
-                .tree
+                .tree()
                 .torrents()
                 .map(|key| self.content.progress(key))
                 .fold((0, 0), |sum, one| (u64::saturating_add(sum.0, one.0), u64::saturating_add(sum.1, one.1))),
@@ -151,8 +171,8 @@ impl Fuse {
     }
 
     fn read_file(&self, request: &Request, at: ReadAt, reply: ReplyData) {
-        let Some(FileSpan { torrent, bytes: file }) = self.tree.file(at.inode) else {
-            return reply.error(if self.tree.attr(at.inode).is_some() { Errno::EISDIR } else { Errno::ENOENT });
+        let Some(FileSpan { torrent, bytes: file }) = self.tree().file(at.inode) else {
+            return reply.error(if self.tree().attr(at.inode).is_some() { Errno::EISDIR } else { Errno::ENOENT });
         };
         let Some(bytes) = clamp(&file, at.offset, at.size) else { return reply.data(&[]) };
         let Ok(length) = usize::try_from(bytes.end - bytes.start) else { return reply.error(Errno::EIO) };
@@ -259,11 +279,11 @@ impl Filesystem for Fuse {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        guarded(|| match self.tree.lookup(Inode(parent.0), name.as_bytes()) {
+        guarded(|| match self.tree().lookup(Inode(parent.0), name.as_bytes()) {
             Some(found) => reply.entry(&TTL, &self.attr(&found), GENERATION),
             // Torrents may come to the root; a torrent's own directories stay as they are, so the kernel may remember
             // that a name is not there. Inode 0 says so.
-            None if parent.0 != Inode::ROOT.0 => match self.tree.attr(Inode(parent.0)) {
+            None if parent.0 != Inode::ROOT.0 => match self.tree().attr(Inode(parent.0)) {
                 Some(above) => reply.entry(&TTL, &FileAttr { ino: INodeNo(0), ..self.attr(&above) }, GENERATION),
                 None => reply.error(Errno::ENOENT),
             },
@@ -272,14 +292,14 @@ impl Filesystem for Fuse {
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        guarded(|| match self.tree.attr(Inode(ino.0)) {
+        guarded(|| match self.tree().attr(Inode(ino.0)) {
             Some(found) => reply.attr(&TTL, &self.attr(&found)),
             None => reply.error(Errno::ENOENT),
         });
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
-        guarded(|| match self.tree.link(Inode(ino.0)) {
+        guarded(|| match self.tree().link(Inode(ino.0)) {
             Some(target) => reply.data(target.as_bytes()),
             None => reply.error(Errno::EINVAL),
         });
@@ -290,7 +310,7 @@ impl Filesystem for Fuse {
             if flags.acc_mode() != OpenAccMode::O_RDONLY || flags.0 & (libc::O_TRUNC | libc::O_APPEND) != 0 {
                 return reply.error(Errno::EROFS);
             }
-            match self.tree.file(Inode(ino.0)) {
+            match self.tree().file(Inode(ino.0)) {
                 Some(file) if file.bytes.is_empty() => reply.opened(NO_HANDLE, FopenFlags::FOPEN_KEEP_CACHE),
                 Some(file) => {
                     let backing = || self.content.backing(file.torrent, &file.bytes);
@@ -324,7 +344,7 @@ impl Filesystem for Fuse {
     fn flush(&self, _: &Request, ino: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
         guarded(|| {
             let known = |file: &FileSpan| !file.bytes.is_empty() && fh != through::HANDLE;
-            if let Some(file) = self.tree.file(Inode(ino.0)).filter(known) {
+            if let Some(file) = self.tree().file(Inode(ino.0)).filter(known) {
                 self.content.flush(file.torrent, HandleId(fh.0));
             }
             reply.ok();
@@ -342,7 +362,7 @@ impl Filesystem for Fuse {
         reply: ReplyEmpty,
     ) {
         guarded(|| {
-            if let Some(file) = self.tree.file(Inode(ino.0)).filter(|file| !file.bytes.is_empty()) {
+            if let Some(file) = self.tree().file(Inode(ino.0)).filter(|file| !file.bytes.is_empty()) {
                 if fh != through::HANDLE {
                     self.content.close(file.torrent, HandleId(fh.0));
                 }
@@ -385,8 +405,8 @@ impl Filesystem for Fuse {
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        let blocks = self.tree.bytes().div_ceil(u64::from(BLOCK));
-        reply.statfs(blocks, 0, 0, self.tree.inodes(), 0, BLOCK, NAME_MAX, BLOCK);
+        let blocks = self.tree().bytes().div_ceil(u64::from(BLOCK));
+        reply.statfs(blocks, 0, 0, self.tree().inodes(), 0, BLOCK, NAME_MAX, BLOCK);
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -398,7 +418,7 @@ impl Filesystem for Fuse {
 
     fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         guarded(|| {
-            let names = if self.tree.torrent(Inode(ino.0)).is_some() {
+            let names = if self.tree().torrent(Inode(ino.0)).is_some() {
                 format!("{XATTR_INFO_HASH}\0{XATTR_PROGRESS}\0")
             } else {
                 format!("{XATTR_PROGRESS}\0")

@@ -2,15 +2,17 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
 
-use fuser::{Session, SessionACL};
+use fuser::{INodeNo, Notifier, Session, SessionACL};
 
-use super::fuse::Fuse;
+use super::fuse::{Fuse, Shown};
 use super::options::{MountOptions, Parsed};
-use super::{Detached, FS_TYPE, Tree, attach, mountinfo};
+use super::{Detached, FS_TYPE, Inode, Tree, attach, mountinfo};
 use crate::engine::Content;
+use crate::metainfo::Metainfo;
+use crate::swarm::TorrentKey;
 use crate::{Error, Result};
 
 /// Threads that take requests from the kernel. None of them ever waits, so two saturate two cores; more were slower.
@@ -34,8 +36,10 @@ struct Shared {
     id: u64,
     device: String,
     content: Arc<dyn Content>,
+    shown: Arc<RwLock<Shown>>,
+    notifier: Notifier,
     ended: Arc<Ended>,
-    /// Held while the mount is being ended, so that a second call waits for the first.
+    /// Held while the mount is being ended or gets a torrent, so that a second call waits for the first.
     ending: Mutex<()>,
 }
 
@@ -71,8 +75,9 @@ pub fn mount(tree: Tree, content: Arc<dyn Content>, mountpoint: &Path, options: 
     let refuse = |reason: String| Error::Mount { mountpoint: mountpoint.to_owned(), reason };
     let (parsed, path) = prepare(mountpoint, options)?;
     let descriptor = attach::attach(&path, &parsed).map_err(refuse)?;
-    let fuse = Fuse::new(tree, Arc::clone(&content), options.passthrough);
-    start(fuse, content, path.clone(), descriptor).map_err(|error| {
+    let shown = Arc::new(RwLock::new(Shown { tree: Arc::new(tree), since: SystemTime::now() }));
+    let fuse = Fuse::new(Arc::clone(&shown), Arc::clone(&content), options.passthrough);
+    start(fuse, shown, content, path.clone(), descriptor).map_err(|error| {
         let ours = matches!(mountinfo::top(&path), Ok(Some(entry)) if entry.fs_type == FS_TYPE);
         if ours && let Err(error) = attach::detach(&path, true) {
             tracing::warn!(%error, "a mount that failed to start is left behind");
@@ -83,6 +88,7 @@ pub fn mount(tree: Tree, content: Arc<dyn Content>, mountpoint: &Path, options: 
 
 fn start(
     fuse: Fuse,
+    shown: Arc<RwLock<Shown>>,
     content: Arc<dyn Content>,
     path: PathBuf,
     descriptor: std::os::fd::OwnedFd,
@@ -93,6 +99,7 @@ fn start(
     // The kernel lets in nobody but the owner unless allow_other is set. fuser's own check adds nothing to that, and it
     // would refuse the FLUSH of a descriptor that another user inherited.
     let session = Session::from_fd(fuse, descriptor, SessionACL::All, config)?;
+    let notifier = session.notifier();
     let entry = mountinfo::top(&path)?
         .filter(|entry| entry.fs_type == FS_TYPE)
         .ok_or_else(|| io::Error::other("it is not in /proc/self/mountinfo"))?;
@@ -106,8 +113,16 @@ fn start(
     })?;
     // Asks our own threads, so it fails if they could not start.
     rustix::fs::statfs(&path)?;
-    let shared =
-        Shared { mountpoint: path, id: entry.id, device: entry.device, content, ended, ending: Mutex::new(()) };
+    let shared = Shared {
+        mountpoint: path,
+        id: entry.id,
+        device: entry.device,
+        content,
+        shown,
+        notifier,
+        ended,
+        ending: Mutex::new(()),
+    };
     Ok(Mounted(Unmounter(Arc::new(shared))))
 }
 
@@ -122,6 +137,20 @@ impl Mounted {
     /// outside (`umount -l`: once the last file is closed), or by an abort of the connection.
     pub fn wait_unmounted(&self) {
         self.0.0.ended.wait(None);
+    }
+
+    /// Shows one torrent more. Call it from a thread that may wait for the kernel.
+    pub fn add(&self, key: TorrentKey, metainfo: &Arc<Metainfo>) {
+        let shared = &self.0.0;
+        // Nobody else writes: two torrents at once would each lack the other.
+        let _one = lock(&shared.ending);
+        let tree = Arc::clone(&shared.shown.read().unwrap_or_else(PoisonError::into_inner).tree).and(key, metainfo);
+        let shown = Shown { tree: Arc::new(tree), since: SystemTime::now() };
+        *shared.shown.write().unwrap_or_else(PoisonError::into_inner) = shown;
+        // The kernel remembers what it has listed. It does not remember that a name was not there.
+        if let Err(error) = shared.notifier.inval_inode(INodeNo(Inode::ROOT.0), 0, 0) {
+            tracing::debug!(%error, "the kernel may show an old list of torrents");
+        }
     }
 
     /// A handle for other threads, such as one that waits for signals.

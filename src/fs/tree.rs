@@ -1,4 +1,5 @@
-//! PURE. The directory tree of the mounted torrents: built once, never changed, so that no metadata call waits.
+//! PURE. The directory tree of the mounted torrents: a value that never changes, so that no metadata call waits. A torrent
+//! that comes later makes a new tree, which shares what was there.
 //!
 //! Each torrent is a [`Branch`]: an array of nodes in breadth-first order, where the children of a directory are
 //! neighbours, sorted by name. A lookup is a binary search among them, and the n-th entry of a directory is found at once.
@@ -83,8 +84,10 @@ pub struct FileSpan {
 /// The tree of all torrents of a mount.
 #[derive(Debug)]
 pub struct Tree {
-    /// In the order of their names.
-    branches: Vec<Branch>,
+    /// In the order in which they are listed: those of the start by name, and behind them those that came later.
+    branches: Vec<Arc<Branch>>,
+    /// Name to index in `branches`.
+    names: BTreeMap<String, usize>,
     /// Inode prefix to index in `branches`.
     prefixes: BTreeMap<u64, usize>,
     links: u32,
@@ -124,39 +127,47 @@ impl Tree {
     /// The tree of these torrents. Of two that share a name the later gets ` (first 8 digits of its info-hash)`.
     #[must_use]
     pub fn new(torrents: &[(TorrentKey, Arc<Metainfo>)]) -> Self {
-        let prefixes = prefixes(torrents.iter().map(|(_, metainfo)| metainfo.id));
-        let names = unique_names(torrents.iter().map(|(_, metainfo)| &**metainfo));
-        let mut branches: Vec<Branch> = torrents
-            .iter()
-            .zip(prefixes)
-            .zip(names)
-            .map(|(((key, metainfo), prefix), name)| Branch {
-                key: *key,
-                name,
-                prefix,
-                metainfo: Arc::clone(metainfo),
-                nodes: Branch::nodes(metainfo),
-            })
-            .filter(|branch| !branch.nodes.is_empty())
-            .collect();
+        let mut order: Vec<&(TorrentKey, Arc<Metainfo>)> = torrents.iter().collect();
+        let mut names = Names::default();
+        let named: BTreeMap<TorrentKey, String> =
+            torrents.iter().map(|(key, metainfo)| (*key, names.unique(metainfo))).collect();
+        // In the order of ids, so that the same torrents get the same prefixes in whatever order they come.
+        order.sort_unstable_by_key(|(_, metainfo)| metainfo.id);
+        let mut taken = BTreeSet::new();
+        let branch = |(key, metainfo): &(TorrentKey, Arc<Metainfo>)| {
+            let prefix = free_prefix(metainfo.id, |prefix| !taken.insert(prefix));
+            Branch::new(*key, named.get(key).cloned().unwrap_or_default(), prefix, metainfo)
+        };
+        let mut branches: Vec<Branch> = order.into_iter().map(branch).collect();
         branches.sort_by(|a, b| a.name.cmp(&b.name));
+        Self::of(branches.into_iter().map(Arc::new).collect())
+    }
+
+    /// This tree and one torrent more. What is there keeps its name, its number and its place in the list.
+    #[must_use]
+    pub fn and(&self, key: TorrentKey, metainfo: &Arc<Metainfo>) -> Self {
+        let mut names = Names(self.names.keys().cloned().collect());
+        let prefix = free_prefix(metainfo.id, |prefix| self.prefixes.contains_key(&prefix));
+        let branch = Branch::new(key, names.unique(metainfo), prefix, metainfo);
+        Self::of(self.branches.iter().cloned().chain([Arc::new(branch)]).collect())
+    }
+
+    fn of(mut branches: Vec<Arc<Branch>>) -> Self {
+        branches.retain(|branch| !branch.nodes.is_empty());
         let directories = branches.iter().filter(|b| b.attr(0).is_some_and(|a| a.kind == NodeKind::Directory)).count();
+        let visible = |b: &Arc<Branch>| b.metainfo.files.iter().filter(|f| f.visible()).map(|f| f.length).sum::<u64>();
         Self {
+            names: branches.iter().enumerate().map(|(index, b)| (b.name.clone(), index)).collect(),
             prefixes: branches.iter().enumerate().map(|(index, b)| (b.prefix, index)).collect(),
             links: u32::try_from(directories).unwrap_or(u32::MAX).saturating_add(2),
             nodes: branches.iter().map(|b| b.nodes.len() as u64).sum::<u64>() + 1,
-            bytes: branches
-                .iter()
-                .flat_map(|b| b.metainfo.files.iter())
-                .filter(|f| f.visible())
-                .map(|f| f.length)
-                .sum(),
+            bytes: branches.iter().map(visible).sum(),
             branches,
         }
     }
 
     fn branch(&self, inode: Inode) -> Option<&Branch> {
-        self.branches.get(*self.prefixes.get(&inode.prefix())?)
+        self.branches.get(*self.prefixes.get(&inode.prefix())?).map(|branch| &**branch)
     }
 
     /// What stat shows; none if there is no such inode.
@@ -172,8 +183,8 @@ impl Tree {
     #[must_use]
     pub fn lookup(&self, parent: Inode, name: &[u8]) -> Option<Attr> {
         if parent == Inode::ROOT {
-            let found = self.branches.binary_search_by(|b| b.name.as_bytes().cmp(name)).ok()?;
-            return self.branches.get(found)?.attr(0);
+            let found = self.names.get(str::from_utf8(name).ok()?)?;
+            return self.branches.get(*found)?.attr(0);
         }
         let branch = self.branch(parent)?;
         let children = branch.children(parent.node())?;
@@ -193,7 +204,7 @@ impl Tree {
         Some(if inode.node() == 0 { Inode::ROOT } else { Inode::new(branch.prefix, node.parent) })
     }
 
-    /// The `index`-th entry of a directory in the order of names; none past the last.
+    /// The `index`-th entry of a directory; none past the last. Below a torrent they are in the order of names.
     #[must_use]
     pub fn entry(&self, directory: Inode, index: usize) -> Option<(Attr, &str)> {
         if directory == Inode::ROOT {
@@ -249,6 +260,10 @@ impl Tree {
 }
 
 impl Branch {
+    fn new(key: TorrentKey, name: String, prefix: u64, metainfo: &Arc<Metainfo>) -> Self {
+        Self { key, name, prefix, metainfo: Arc::clone(metainfo), nodes: Self::nodes(metainfo) }
+    }
+
     /// The nodes of a torrent. Each directory's files lie side by side once the paths are sorted by component, so one
     /// pass over the growing array, directory by directory, finds them all.
     fn nodes(metainfo: &Metainfo) -> Vec<Node> {
@@ -349,41 +364,34 @@ fn components(path: &str) -> impl Iterator<Item = &str> {
     path.split('/')
 }
 
-/// One inode prefix per torrent: bits of its id, or the next free number after them. Taken in the order of ids, so that
-/// the same torrents get the same prefixes in whatever order they come.
-fn prefixes(ids: impl Iterator<Item = TorrentId>) -> Vec<u64> {
-    let mut order: Vec<(TorrentId, usize)> = ids.enumerate().map(|(index, id)| (id, index)).collect();
-    order.sort_unstable();
-    let mut taken = BTreeSet::new();
-    let mut prefixes = vec![0; order.len()];
-    for (id, index) in order {
-        let [a, b, c, d, e, f, g, h, ..] = id.wire();
-        let mut prefix = u64::from_be_bytes([a, b, c, d, e, f, g, h]) >> NODE_BITS;
-        // 0 is where the root is.
-        while prefix == 0 || !taken.insert(prefix) {
-            prefix = (prefix + 1) & (u64::MAX >> NODE_BITS);
-        }
-        prefixes[index] = prefix;
+/// The inode prefix of a torrent: bits of its id, or the next number after them that is not `taken`.
+fn free_prefix(id: TorrentId, mut taken: impl FnMut(u64) -> bool) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = id.wire();
+    let mut prefix = u64::from_be_bytes([a, b, c, d, e, f, g, h]) >> NODE_BITS;
+    // 0 is where the root is.
+    while prefix == 0 || taken(prefix) {
+        prefix = (prefix + 1) & (u64::MAX >> NODE_BITS);
     }
-    prefixes
+    prefix
 }
 
-/// One name per torrent, no two alike and none longer than [`NAME_MAX`].
-fn unique_names<'a>(torrents: impl Iterator<Item = &'a Metainfo>) -> Vec<String> {
-    let mut taken = BTreeSet::new();
-    torrents
-        .map(|metainfo| {
-            let short = metainfo.id.short();
-            let suffixes = std::iter::once(format!(" ({short})")).chain((2..).map(|n| format!(" ({short}) ({n})")));
-            let name = std::iter::once(String::new())
-                .chain(suffixes)
-                .map(|suffix| format!("{}{suffix}", cut(&metainfo.name, NAME_MAX - suffix.len())))
-                .find(|name| !taken.contains(name))
-                .unwrap_or_default();
-            taken.insert(name.clone());
-            name
-        })
-        .collect()
+/// The names that are taken in the root directory.
+#[derive(Debug, Default)]
+struct Names(BTreeSet<String>);
+
+impl Names {
+    /// The torrent's name, unlike all others and no longer than [`NAME_MAX`]; it is taken from now on.
+    fn unique(&mut self, metainfo: &Metainfo) -> String {
+        let short = metainfo.id.short();
+        let suffixes = std::iter::once(format!(" ({short})")).chain((2..).map(|n| format!(" ({short}) ({n})")));
+        let name = std::iter::once(String::new())
+            .chain(suffixes)
+            .map(|suffix| format!("{}{suffix}", cut(&metainfo.name, NAME_MAX - suffix.len())))
+            .find(|name| !self.0.contains(name))
+            .unwrap_or_default();
+        self.0.insert(name.clone());
+        name
+    }
 }
 
 /// The longest start of `name` that has at most `length` bytes and ends between characters.

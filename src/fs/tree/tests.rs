@@ -132,9 +132,30 @@ fn inode_numbers_do_not_depend_on_the_order_of_torrents() {
 
 #[test]
 fn prefixes_that_collide_are_moved_apart() {
-    let ids = [0_u8, 0, 255, 255].map(|id| TorrentId { v1: Some(InfoHash([id; 20])), v2: None });
+    let mut taken = BTreeSet::new();
+    let prefixes = [0_u8, 0, 255, 255].map(|id| {
+        let id = TorrentId { v1: Some(InfoHash([id; 20])), v2: None };
+        free_prefix(id, |prefix| !taken.insert(prefix))
+    });
     let last = u64::MAX >> NODE_BITS;
-    assert_eq!(prefixes(ids.into_iter()), [1, 2, last, 3]);
+    assert_eq!(prefixes, [1, 2, last, 3]);
+}
+
+#[test]
+fn a_torrent_that_comes_later_changes_nothing_of_what_is_there() {
+    let first = Tree::new(&keyed(&[torrent(2, "m", &[("x", 1)]), torrent(3, "z", &[("x", 2)])]));
+    let late = torrent(1, "m", &[("y", 4)]);
+    let second = first.and(TorrentKey(9), &late);
+    let names = |tree: &Tree| -> Vec<String> {
+        (0..).map_while(|n| tree.entry(Inode::ROOT, n)).map(|(_, name)| name.to_owned()).collect()
+    };
+    assert_eq!(names(&first), ["m", "z"]);
+    // Behind the others: a program that is listing them misses none and sees none twice.
+    assert_eq!(names(&second), ["m", "z", "m (01010101)"]);
+    let (before, after) = (walk(&first), walk(&second));
+    assert!(before.iter().all(|one| after.contains(one)));
+    assert_eq!(after.len(), before.len() + 2);
+    assert_eq!((first.bytes(), second.bytes(), second.attr(Inode::ROOT).map(|a| a.links)), (3, 7, Some(5)));
 }
 
 proptest::proptest! {
