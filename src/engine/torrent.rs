@@ -72,7 +72,6 @@ pub(super) struct Torrent {
     pub(super) reads: Reads,
     /// Open files, and what read-ahead has not been told of each.
     pub(super) handles: RwLock<BTreeMap<HandleId, Mutex<Untold>>>,
-    announcer: Mutex<Option<Announcer>>,
     swarm: Mutex<Swarm>,
     peers: RwLock<BTreeMap<PeerKey, Arc<Link>>>,
     pub(super) assembly: Assembly,
@@ -103,7 +102,6 @@ impl Torrent {
             finished: watch::Sender::new(false),
             reads: Reads::default(),
             handles: RwLock::default(),
-            announcer: Mutex::default(),
             swarm: Mutex::new(swarm),
             peers: RwLock::default(),
             assembly,
@@ -226,15 +224,11 @@ impl Torrent {
             Effect::Starved => {
                 self.shared.node().boost(Instant::now(), self.key);
                 self.shared.node_wake.notify_one();
-                if let Some(announcer) = &*self.lock_announcer() {
-                    announcer.want_peers();
-                }
+                self.shared.sources.want_peers(self.key);
             }
             Effect::Completed => {
                 self.completed.get_or_init(Instant::now);
-                if let Some(announcer) = &*self.lock_announcer() {
-                    announcer.completed();
-                }
+                self.shared.sources.completed(self.key);
             }
         }
         0
@@ -355,31 +349,20 @@ impl Torrent {
         }
     }
 
-    /// Starts the announces.
-    pub(super) fn announce(self: &Arc<Self>, spec: discovery::AnnounceSpec) {
-        let (me, found) = (Arc::downgrade(self), Arc::downgrade(self));
-        let progress = Arc::new(move || {
-            me.upgrade().map_or_else(discovery::Progress::default, |torrent| {
-                let (totals, partial_seed) = torrent.look(|swarm| (swarm.totals(), swarm.partial_seed()));
-                discovery::Progress {
-                    downloaded: totals.downloaded,
-                    uploaded: totals.uploaded,
-                    left: torrent.meta.geometry.total().saturating_sub(totals.held),
-                    partial_seed,
-                }
-            })
-        });
-        let found = Arc::new(move |addrs: Vec<std::net::SocketAddr>| {
-            if let Some(torrent) = found.upgrade() {
-                torrent.shared.candidates(torrent.key, &addrs, crate::node::Source::Tracker);
-            }
-        });
-        *self.lock_announcer() = Some(discovery::spawn(spec, progress, found));
+    /// What trackers are told.
+    pub(super) fn progress(&self) -> discovery::Progress {
+        let (totals, partial_seed) = self.look(|swarm| (swarm.totals(), swarm.partial_seed()));
+        discovery::Progress {
+            downloaded: totals.downloaded,
+            uploaded: totals.uploaded,
+            left: self.meta.geometry.total().saturating_sub(totals.held),
+            partial_seed,
+        }
     }
 
     /// What it is doing now.
     pub(super) fn snapshot(&self, known_peers: usize) -> Snapshot {
-        let trackers = self.lock_announcer().as_ref().map(Announcer::status).unwrap_or_default();
+        let trackers = self.shared.sources.trackers(self.key);
         let geometry = &self.meta.geometry;
         self.look(|swarm| Snapshot {
             totals: swarm.totals(),
@@ -393,20 +376,11 @@ impl Torrent {
         })
     }
 
-    /// Hands out the announces, to end them.
-    pub(super) fn take_announcer(&self) -> Option<Announcer> {
-        self.lock_announcer().take()
-    }
-
     /// True if every tracker that has heard of us knows that we are complete, if we became so.
     pub(super) fn completed_told(&self, announcer: &Announcer) -> bool {
         let Some(&at) = self.completed.get() else { return true };
         let knows = |t: &TrackerStatus| t.error.is_some() || t.answered.is_none_or(|told| told > at && !t.announcing);
         announcer.status().iter().all(knows)
-    }
-
-    fn lock_announcer(&self) -> MutexGuard<'_, Option<Announcer>> {
-        self.announcer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -8,8 +8,10 @@ mod choker;
 mod connections;
 mod dials;
 mod memory;
+mod place;
 mod rates;
 mod slots;
+mod source;
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -22,7 +24,9 @@ pub use connections::Refusal;
 use connections::{Connection, Connections};
 use dials::Dials;
 use memory::Credits;
+pub use place::Place;
 pub use rates::Bucket;
+pub use source::Source;
 
 /// Bytes of blocks that a torrent may ask for in one turn under a download limit.
 const ASK: usize = 1 << 20;
@@ -45,17 +49,6 @@ pub struct Limits {
     pub upload: bool,
     /// Bytes of unfinished pieces in memory. A piece that is to be assembled in memory must be at most half of it.
     pub assembly_bytes: u64,
-}
-
-/// Where an address comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// A tracker named it.
-    Tracker,
-    /// The user named it: dialled first, retried soon and never given up.
-    User,
-    /// A peer that connected to us told where it listens.
-    Incoming,
 }
 
 /// What the process decides over all torrents.
@@ -118,10 +111,17 @@ impl Node {
         }
     }
 
-    /// Addresses where peers of a torrent may be. Those no connection can be made to, and those past 3,000 of one torrent
-    /// are ignored; so are those known already, but one that was given up is tried once more.
+    /// Addresses where peers of a torrent may be. Those no connection can be made to, those that lie further inwards than
+    /// who named them, and those past 3,000 of one torrent are ignored; so are those known already, but one that was given
+    /// up is tried once more.
     pub fn add_candidates(&mut self, now: Instant, torrent: TorrentKey, addrs: &[SocketAddr], source: Source) {
         self.dials.add(now, torrent, addrs.iter().map(|&addr| canonical(addr)), source);
+    }
+
+    /// The torrent is private (BEP 27): from now on it takes addresses only from trackers, the user and peers that come to
+    /// us; those that anybody else has named are forgotten.
+    pub fn set_private(&mut self, torrent: TorrentKey) {
+        self.dials.set_private(torrent);
     }
 
     /// A connected peer has told the port where it listens (BEP 10 `p`): it can be dialled there once it is gone, and is
@@ -355,7 +355,12 @@ mod tests {
     fn a_mapped_address_is_the_same_peer() {
         let base = Instant::now();
         let mut node = node(base);
-        node.add_candidates(base, A, &[addr("[::ffff:203.0.113.7]:5"), addr("203.0.113.7:5")], Source::Tracker);
+        node.add_candidates(
+            base,
+            A,
+            &[addr("[::ffff:203.0.113.7]:5"), addr("203.0.113.7:5")],
+            Source::Tracker(Place::Private),
+        );
         assert_eq!(node.next_dial(base), Some((A, addr("203.0.113.7:5"))));
         assert_eq!(node.next_dial(base), None);
         assert_eq!(node.connected(base, PeerKey(1), A, addr("203.0.113.7:5"), PeerId([10; 20]), true), Ok(None));
@@ -374,7 +379,7 @@ mod tests {
         let verdict = node.connected(base, PeerKey(1), A, addr("10.0.0.1:1"), PeerId([9; 20]), true);
         assert_eq!(verdict, Err(Refusal::Ourselves));
         assert_eq!(node.half_open(), 0);
-        node.add_candidates(base, A, &[addr("10.0.0.1:1")], Source::Tracker);
+        node.add_candidates(base, A, &[addr("10.0.0.1:1")], Source::Tracker(Place::Private));
         node.boost(base + Duration::from_secs(100), A);
         assert_eq!(node.next_timeout(), None);
         assert_eq!(node.next_dial(base + Duration::from_secs(1000)), None);
@@ -388,7 +393,7 @@ mod tests {
         node.accept_done(addr("10.0.0.2:40000"));
         node.connected(base, PeerKey(1), A, addr("10.0.0.2:40000"), PeerId([1; 20]), false).unwrap();
         node.listening(base, PeerKey(1), 6881);
-        node.add_candidates(base, A, &[addr("10.0.0.2:6881")], Source::Tracker);
+        node.add_candidates(base, A, &[addr("10.0.0.2:6881")], Source::Tracker(Place::Private));
         assert_eq!(node.next_dial(base), None, "it is connected");
         let gone = base + Duration::from_secs(30);
         node.disconnected(gone, PeerKey(1), true);
@@ -400,7 +405,7 @@ mod tests {
     fn a_banned_address_is_not_dialled() {
         let base = Instant::now();
         let mut node = node(base);
-        node.add_candidates(base, A, &[addr("10.0.0.1:1"), addr("10.0.0.2:1")], Source::Tracker);
+        node.add_candidates(base, A, &[addr("10.0.0.1:1"), addr("10.0.0.2:1")], Source::Tracker(Place::Private));
         node.ban(base, A, addr("10.0.0.1:1"));
         assert_eq!(node.next_dial(base), Some((A, addr("10.0.0.2:1"))));
         assert_eq!(node.next_dial(base), None);

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod bencode;
+mod compact;
 mod extension;
 mod fast;
 mod handshake;
