@@ -39,7 +39,7 @@ pub(crate) struct Network {
     /// Do not use the DHT (the DHT is not built yet)
     #[arg(long)]
     no_dht: bool,
-    /// Do not exchange peers (peer exchange is not built yet)
+    /// Do not exchange addresses of other peers with connected ones
     #[arg(long)]
     no_pex: bool,
     /// Do not look for peers on the local network (not built yet)
@@ -105,6 +105,7 @@ impl Network {
             upload_slots: self.upload_slots.into(),
             max_peers: self.max_peers.into(),
             upload: !self.no_upload,
+            pex: !self.no_pex,
             ..defaults
         }
     }

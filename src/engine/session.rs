@@ -194,6 +194,24 @@ impl Shared {
         self.node_wake.notify_one();
     }
 
+    /// Peers of a torrent are told of each other (BEP 11), as far as it is time.
+    pub(super) fn exchange(&self, now: Instant, key: TorrentKey) {
+        let torrent = self.torrent(key);
+        let seeds = torrent.as_ref().map(|torrent| torrent.look(|swarm| swarm.candidates(now)));
+        let seeds = seeds.into_iter().flatten().filter(|peer| peer.seed).map(|peer| peer.peer).collect();
+        let told = self.node().pex(now, key, &seeds);
+        for (peer, message) in told {
+            if let Some(torrent) = &torrent {
+                torrent.exchange(peer, message.encode());
+            }
+        }
+    }
+
+    /// True if the torrent's peers are told of each other, and may tell us.
+    pub(super) fn exchanges(&self, key: TorrentKey) -> bool {
+        self.config.pex && !self.node().is_private(key)
+    }
+
     pub(super) fn id(&self) -> u64 {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }

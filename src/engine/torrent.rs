@@ -26,12 +26,19 @@ pub(super) struct Link {
     pub(super) wake: Notify,
     /// Why the connection is to end.
     pub(super) closed: OnceLock<End>,
+    /// Bodies of peer exchange messages (BEP 11) to send.
+    pex: Mutex<Vec<Vec<u8>>>,
 }
 
 impl Link {
     fn close(&self, end: End) {
         self.closed.get_or_init(|| end);
         self.wake.notify_one();
+    }
+
+    /// What is to be told of other peers, once.
+    pub(super) fn take_pex(&self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut *self.pex.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -264,6 +271,14 @@ impl Torrent {
         let link = Arc::<Link>::default();
         self.peers.write().unwrap_or_else(PoisonError::into_inner).insert(peer, Arc::clone(&link));
         link
+    }
+
+    /// A connection's task is to tell its peer of others (BEP 11).
+    pub(super) fn exchange(&self, peer: PeerKey, body: Vec<u8>) {
+        if let Some(link) = self.link(peer) {
+            link.pex.lock().unwrap_or_else(PoisonError::into_inner).push(body);
+            link.wake.notify_one();
+        }
     }
 
     /// A connection's task ends.

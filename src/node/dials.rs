@@ -214,6 +214,10 @@ impl Dials {
         }
     }
 
+    pub(super) fn is_private(&self, key: TorrentKey) -> bool {
+        self.torrents.get(&key).is_some_and(|torrent| torrent.private)
+    }
+
     /// The next address to dial, which is half-open from now on until it fails or connects. `refused` says what must not
     /// be dialled (bans); it is forgotten.
     pub(super) fn next(

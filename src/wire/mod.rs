@@ -1,4 +1,4 @@
-//! What peers and trackers say, as values: messages and handshakes (BEP 3, 6, 10), extensions (BEP 21, 54), tracker replies
+//! What peers and trackers say, as values: messages and handshakes (BEP 3, 6, 10), extensions (BEP 11, 21, 54), tracker replies
 //! (BEP 3, 7, 15, 23, 24, 41, 48). Decoders take untrusted bytes, allocate nothing ahead of data and never panic.
 #![forbid(unsafe_code)]
 
@@ -8,6 +8,7 @@ mod extension;
 mod fast;
 mod handshake;
 mod message;
+mod pex;
 mod scrape;
 mod tracker;
 mod udp_tracker;
@@ -19,6 +20,7 @@ pub use extension::{
 pub use fast::allowed_fast_set;
 pub use handshake::Handshake;
 pub use message::{MAX_MESSAGE, Message, PIECE_HEADER, PeerId, decode, piece_header};
+pub use pex::{MAX_PEX, OUR_PEX_ID, PEX, PexMessage, PexPeer};
 pub use scrape::{decode_http_scrape, scrape_url};
 pub use tracker::{
     AnnounceQuery, AnnounceReply, Event, MAX_PEERS, TrackerError, announce_query, announce_url, decode_http_reply,
