@@ -55,6 +55,9 @@ pub struct Config {
     pub super_seed: bool,
     /// Connected peers tell each other of others (BEP 11). Default true; never for private torrents.
     pub pex: bool,
+    /// Torrents are announced to the local network, and peers heard there are dialled (BEP 14). Default true; never for
+    /// private torrents, nor when listening on the loopback.
+    pub lsd: bool,
 }
 
 impl Default for Config {
@@ -77,6 +80,7 @@ impl Default for Config {
             upload: true,
             super_seed: false,
             pex: true,
+            lsd: true,
         }
     }
 }

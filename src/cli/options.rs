@@ -42,7 +42,7 @@ pub(crate) struct Network {
     /// Do not exchange addresses of other peers with connected ones
     #[arg(long)]
     no_pex: bool,
-    /// Do not look for peers on the local network (not built yet)
+    /// Do not look for peers on the local network, and do not be found there
     #[arg(long)]
     no_lsd: bool,
 }
@@ -106,6 +106,7 @@ impl Network {
             max_peers: self.max_peers.into(),
             upload: !self.no_upload,
             pex: !self.no_pex,
+            lsd: !self.no_lsd,
             ..defaults
         }
     }

@@ -2,9 +2,9 @@
 //! link says no more; what is found goes to the node.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use super::discovery::{self, AnnounceSpec, Announcer, Deadlines, Found, Progress, TrackerStatus};
+use super::discovery::{self, AnnounceSpec, Announcer, Deadlines, Found, Lsd, Progress, TrackerStatus};
 use super::session::Shared;
 use crate::node::Source;
 use crate::swarm::TorrentKey;
@@ -31,11 +31,15 @@ struct Sources {
 
 /// What finds the peers of all torrents.
 #[derive(Default)]
-pub(super) struct AllSources(RwLock<BTreeMap<TorrentKey, Sources>>);
+pub(super) struct AllSources {
+    torrents: RwLock<BTreeMap<TorrentKey, Sources>>,
+    /// Local discovery, from the first torrent on that it may know; none where there is nothing to be heard.
+    lsd: OnceLock<Option<Lsd>>,
+}
 
 impl AllSources {
     fn with_announcer<R>(&self, key: TorrentKey, then: impl FnOnce(&Announcer) -> R) -> Option<R> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&key)?.announcer.as_ref().map(then)
+        self.torrents.read().unwrap_or_else(PoisonError::into_inner).get(&key)?.announcer.as_ref().map(then)
     }
 
     /// A read waits and no peer can serve it.
@@ -55,7 +59,7 @@ impl AllSources {
 
     /// Ends the search for peers of all torrents. What is returned still has its trackers to tell.
     pub(super) fn end_all(&self) -> Vec<(TorrentKey, Announcer)> {
-        let all = std::mem::take(&mut *self.0.write().unwrap_or_else(PoisonError::into_inner));
+        let all = std::mem::take(&mut *self.torrents.write().unwrap_or_else(PoisonError::into_inner));
         all.into_iter().filter_map(|(key, sources)| Some((key, sources.announcer?))).collect()
     }
 }
@@ -63,13 +67,44 @@ impl AllSources {
 impl Shared {
     /// Begins to look for a torrent's peers.
     pub(super) fn seek(self: &Arc<Self>, sought: Sought) {
-        let key = sought.key;
-        if sought.private {
+        let Sought { key, info_hash, private, .. } = sought;
+        if private {
             self.node().set_private(key);
         }
         self.candidates(key, &self.config.peers, Source::User);
+        if !private && let Some(lsd) = self.lsd() {
+            lsd.add(info_hash, key);
+        }
         let announcer = (!sought.trackers.is_empty()).then(|| self.announce(sought));
-        self.sources.0.write().unwrap_or_else(PoisonError::into_inner).insert(key, Sources { announcer });
+        self.sources.torrents.write().unwrap_or_else(PoisonError::into_inner).insert(key, Sources { announcer });
+    }
+
+    /// A torrent whose peers are looked for turned out to be private: from now on only trackers and the user name them.
+    #[expect(dead_code, reason = "a magnet link's metadata says it")]
+    pub(super) fn now_private(&self, key: TorrentKey) {
+        self.node().set_private(key);
+        if let Some(lsd) = self.sources.lsd.get().and_then(Option::as_ref) {
+            lsd.remove(key);
+        }
+    }
+
+    /// Local discovery, which starts here.
+    fn lsd(self: &Arc<Self>) -> Option<&Lsd> {
+        let start = || {
+            // Nobody else is on the loopback.
+            if !self.config.lsd || self.config.listen.ip().is_loopback() {
+                return None;
+            }
+            let me = Arc::downgrade(self);
+            let heard = Arc::new(move |key, addr| {
+                if let Some(shared) = me.upgrade() {
+                    shared.candidates(key, &[addr], Source::Lsd);
+                }
+            });
+            let _in_runtime = self.runtime.enter();
+            Some(Lsd::start(self.network.clone(), self.port, heard))
+        };
+        self.sources.lsd.get_or_init(start).as_ref()
     }
 
     fn announce(self: &Arc<Self>, sought: Sought) -> Announcer {

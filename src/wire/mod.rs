@@ -7,6 +7,7 @@ mod compact;
 mod extension;
 mod fast;
 mod handshake;
+mod lsd;
 mod message;
 mod pex;
 mod scrape;
@@ -19,6 +20,7 @@ pub use extension::{
 };
 pub use fast::allowed_fast_set;
 pub use handshake::Handshake;
+pub use lsd::{LSD_V4, LSD_V6, LsdAnnounce, MAX_LSD, MAX_LSD_TORRENTS};
 pub use message::{MAX_MESSAGE, Message, PIECE_HEADER, PeerId, decode, piece_header};
 pub use pex::{MAX_PEX, OUR_PEX_ID, PEX, PexMessage, PexPeer};
 pub use scrape::{decode_http_scrape, scrape_url};

@@ -12,6 +12,8 @@ mod announcer;
 mod ask;
 mod exchange;
 mod http;
+mod lsd;
+mod lsd_schedule;
 mod reach;
 mod resolve;
 mod udp;
@@ -21,6 +23,7 @@ use std::time::{Duration, Instant};
 
 pub use announcer::{Announcer, spawn};
 pub use ask::{AskError, scrape};
+pub(super) use lsd::Lsd;
 
 use super::network::Network;
 use crate::node::Place;
