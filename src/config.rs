@@ -53,6 +53,11 @@ pub struct Config {
     /// Complete torrents show each peer one piece at a time, as if they had no others (BEP 16). Default false: it spares
     /// the first seed of a torrent some upload, and everybody else waits longer.
     pub super_seed: bool,
+    /// Connected peers tell each other of others (BEP 11). Default true; never for private torrents.
+    pub pex: bool,
+    /// Torrents are announced to the local network, and peers heard there are dialled (BEP 14). Default true; never for
+    /// private torrents, nor when listening on the loopback.
+    pub lsd: bool,
 }
 
 impl Default for Config {
@@ -74,6 +79,8 @@ impl Default for Config {
             max_peers: 200,
             upload: true,
             super_seed: false,
+            pex: true,
+            lsd: true,
         }
     }
 }

@@ -39,10 +39,10 @@ pub(crate) struct Network {
     /// Do not use the DHT (the DHT is not built yet)
     #[arg(long)]
     no_dht: bool,
-    /// Do not exchange peers (peer exchange is not built yet)
+    /// Do not exchange addresses of other peers with connected ones
     #[arg(long)]
     no_pex: bool,
-    /// Do not look for peers on the local network (not built yet)
+    /// Do not look for peers on the local network, and do not be found there
     #[arg(long)]
     no_lsd: bool,
 }
@@ -105,6 +105,8 @@ impl Network {
             upload_slots: self.upload_slots.into(),
             max_peers: self.max_peers.into(),
             upload: !self.no_upload,
+            pex: !self.no_pex,
+            lsd: !self.no_lsd,
             ..defaults
         }
     }

@@ -105,13 +105,14 @@ async fn connect(
 pub(super) async fn decide(shared: Arc<Shared>) {
     loop {
         let now = Instant::now();
-        let (dials, rechoke, asks, next) = {
+        let (dials, rechoke, asks, exchanges, next) = {
             let mut node = shared.node();
             let dials: Vec<_> = std::iter::from_fn(|| node.next_dial(now)).collect();
             let rechoke = node.next_rechoke() <= now;
             let asks = node.may_ask(now);
+            let exchanges = node.pex_due(now);
             let next = node.next_timeout().into_iter().chain(node.next_ask()).chain([node.next_rechoke()]).min();
-            (dials, rechoke, asks, next)
+            (dials, rechoke, asks, exchanges, next)
         };
         for (key, addr) in dials {
             if let Some(torrent) = shared.torrent(key) {
@@ -123,10 +124,14 @@ pub(super) async fn decide(shared: Arc<Shared>) {
                 torrent.tell(Input::MayAsk(bytes));
             }
         }
+        for key in exchanges {
+            shared.exchange(now, key);
+        }
         if rechoke {
             shared.rechoke(now);
             continue;
         }
+        let next = next.into_iter().chain(shared.node().next_pex()).min();
         tokio::select! {
             () = tokio::time::sleep_until(next.unwrap_or(now).into()) => {}
             () = shared.node_wake.notified() => {}

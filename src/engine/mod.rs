@@ -20,6 +20,7 @@ mod reads;
 mod sending;
 mod serve;
 mod session;
+mod sources;
 mod torrent;
 mod untold;
 

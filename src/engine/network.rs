@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
+use network_interface::{NetworkInterface, NetworkInterfaceConfig};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
@@ -88,6 +89,37 @@ impl Network {
         socket.set_nonblocking(true)?;
         socket.bind(&addr.into())?;
         UdpSocket::from_std(socket.into())
+    }
+
+    /// A socket for datagrams to and from a multicast group, beside those that other programs have. It has joined the group
+    /// on no interface yet.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(super) fn multicast(&self, group: SocketAddr) -> io::Result<UdpSocket> {
+        let socket = Socket::new(Domain::for_address(group), Type::DGRAM, Some(Protocol::UDP))?;
+        if group.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        // At the group's own address, so that nothing else to this port comes here.
+        socket.bind(&group.into())?;
+        UdpSocket::from_std(socket.into())
+    }
+
+    /// The interfaces that this network has, those of the machine without the loopback, or the one that has the address
+    /// which sockets bind to.
+    pub(super) fn interfaces(&self) -> Vec<NetworkInterface> {
+        let mut all = NetworkInterface::show().unwrap_or_default();
+        all.retain(|interface| {
+            let mut addresses = interface.addr.iter().map(|addr| addr.ip());
+            match self.0.bind {
+                Some(bound) => addresses.any(|ip| ip == bound),
+                None => !addresses.any(|ip| ip.is_loopback()),
+            }
+        });
+        all
     }
 
     /// The addresses of a host, by name or in digits. Few lookups run at a time, each on a thread that nobody has to wait

@@ -16,8 +16,9 @@ use tracing::debug;
 use super::outbox::{Outbox, SLICES};
 use super::torrent::{End, Link, Torrent};
 use crate::metainfo::Request;
+use crate::node::Exchanged;
 use crate::swarm::{CloseReason, Connected, Input, PeerKey, Receipt, Swarm};
-use crate::wire::{self, ExtendedHandshake, Message, OUR_DONTHAVE_ID, OUR_UPLOAD_ONLY_ID};
+use crate::wire::{self, ExtendedHandshake, Message, OUR_DONTHAVE_ID, OUR_PEX_ID, OUR_UPLOAD_ONLY_ID, PEX, PexMessage};
 
 /// The worker's read buffer: the largest message, and as much again for the next read.
 const BUFFER: usize = 2 * wire::MAX_MESSAGE;
@@ -63,6 +64,8 @@ pub(super) struct Peer {
     pub(super) owes: usize,
     /// Since when the peer has taken nothing of what waits for it.
     stuck: Option<Instant>,
+    /// Its id for peer exchange (BEP 11); 0 is none.
+    pex: u8,
 }
 
 /// A connection's place in the swarm and in the node, given up however its task ends.
@@ -113,6 +116,7 @@ impl Peer {
             read_held: None,
             owes: 0,
             stuck: None,
+            pex: 0,
         };
         peer.pull();
         if extended {
@@ -131,7 +135,9 @@ impl Peer {
 
     /// Our extension handshake (BEP 10), behind the bitfield.
     fn greet(&mut self) {
+        let exchanges = self.torrent.shared.exchanges(self.torrent.key);
         let hello = ExtendedHandshake {
+            messages: exchanges.then(|| (PEX.to_owned(), OUR_PEX_ID)).into_iter().collect(),
             donthave: Some(OUR_DONTHAVE_ID),
             reqq: Some(super::session::REQQ),
             client: Some(concat!("swarmfs ", env!("CARGO_PKG_VERSION")).to_owned()),
@@ -179,6 +185,9 @@ impl Peer {
                 () = self.link.wake.notified() => {
                     if self.link.closed.get().is_some() {
                         return Ok(());
+                    }
+                    for body in self.link.take_pex() {
+                        self.outbox.push(&Message::Extended { id: self.pex, payload: body.into() });
                     }
                     self.pull();
                 }
@@ -254,8 +263,33 @@ impl Peer {
             if let Some(port) = seen.listens.filter(|port| *port != 0) {
                 self.torrent.shared.node().listening(Instant::now(), self.key, port);
             }
+            self.exchange_peers(&seen)?;
             Ok(count)
         })
+    }
+
+    /// What it said of other peers, and whether it wants to hear of them.
+    fn exchange_peers(&mut self, seen: &Seen) -> io::Result<()> {
+        if seen.pex_id.is_none() && seen.pex.is_empty() {
+            return Ok(());
+        }
+        let (now, shared) = (Instant::now(), &self.torrent.shared);
+        if !shared.exchanges(self.torrent.key) {
+            return Ok(());
+        }
+        if let Some(id) = seen.pex_id {
+            self.pex = id;
+            shared.node().wants_pex(now, self.key, id != 0);
+        }
+        let complete = self.torrent.look(Swarm::seeding);
+        for body in &seen.pex {
+            let message = PexMessage::decode(body).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+            if shared.node().pex_heard(now, self.key, &message, complete) == Exchanged::Flood {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "it names other peers too often"));
+            }
+        }
+        shared.node_wake.notify_one();
+        Ok(())
     }
 
     /// How many bytes the download limit grants a peer that owes us blocks; 0: none before `read_held`. Any other may
@@ -317,6 +351,10 @@ struct Seen {
     interested: Option<bool>,
     /// The port where it listens.
     listens: Option<u16>,
+    /// Its id for peer exchange.
+    pex_id: Option<u8>,
+    /// Bodies of peer exchange messages: what they say is no business of the swarm's.
+    pex: Vec<Vec<u8>>,
 }
 
 /// Lets the swarm judge the whole messages of `bytes` from `seen.used` on, [`MESSAGES`] at the most and for no longer than
@@ -348,6 +386,7 @@ fn judge(
             Message::Extended { id: 0, payload } => {
                 let hello = ExtendedHandshake::decode(&payload)?;
                 seen.listens = hello.listen_port.or(seen.listens);
+                seen.pex_id = hello.messages.get(PEX).copied().or(seen.pex_id);
                 swarm.handle(now, Input::Extended(peer, &hello));
             }
             Message::Extended { id: OUR_DONTHAVE_ID, payload } => {
@@ -356,6 +395,7 @@ fn judge(
             Message::Extended { id: OUR_UPLOAD_ONLY_ID, payload } => {
                 swarm.handle(now, Input::UploadOnly(peer, wire::decode_upload_only(&payload)));
             }
+            Message::Extended { id: OUR_PEX_ID, payload } => seen.pex.push(payload.into_owned()),
             Message::Extended { .. } => {}
             message => {
                 match message {

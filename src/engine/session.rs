@@ -17,11 +17,11 @@ use super::chunks::Chunks;
 use super::connect::{accept, decide};
 use super::content::Content;
 use super::copy::DiskCopy;
-use super::discovery::{AnnounceSpec, Deadlines};
 use super::keeper::Keeper;
 use super::listen;
 use super::mounted::SessionContent;
 use super::network::Network;
+use super::sources::{AllSources, Sought};
 use super::torrent::Torrent;
 use crate::cache::{Cache, DataDir, Place, Pool, Store};
 use crate::config::Config;
@@ -97,7 +97,9 @@ pub(super) struct Shared {
     next_id: AtomicU64,
     next_torrent: AtomicU32,
     /// Tells trackers that it is still us when our address changes.
-    announce_key: u32,
+    pub(super) announce_key: u32,
+    /// What finds the torrents' peers.
+    pub(super) sources: AllSources,
     /// For pieces too large for the memory.
     temp_dir: PathBuf,
     pub(super) runtime: tokio::runtime::Handle,
@@ -192,6 +194,24 @@ impl Shared {
         self.node_wake.notify_one();
     }
 
+    /// Peers of a torrent are told of each other (BEP 11), as far as it is time.
+    pub(super) fn exchange(&self, now: Instant, key: TorrentKey) {
+        let torrent = self.torrent(key);
+        let seeds = torrent.as_ref().map(|torrent| torrent.look(|swarm| swarm.candidates(now)));
+        let seeds = seeds.into_iter().flatten().filter(|peer| peer.seed).map(|peer| peer.peer).collect();
+        let told = self.node().pex(now, key, &seeds);
+        for (peer, message) in told {
+            if let Some(torrent) = &torrent {
+                torrent.exchange(peer, message.encode());
+            }
+        }
+    }
+
+    /// True if the torrent's peers are told of each other, and may tell us.
+    pub(super) fn exchanges(&self, key: TorrentKey) -> bool {
+        self.config.pex && !self.node().is_private(key)
+    }
+
     pub(super) fn id(&self) -> u64 {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }
@@ -263,6 +283,7 @@ impl Session {
             next_id: AtomicU64::new(1),
             next_torrent: AtomicU32::new(1),
             announce_key: u32::from_le_bytes(*entropy.last_chunk().unwrap_or(&[0; 4])),
+            sources: AllSources::default(),
             temp_dir: std::env::temp_dir(),
             runtime,
             network,
@@ -338,20 +359,7 @@ impl Session {
         torrent.finished.send_replace(torrent.look(Swarm::wanted_left) == 0);
         shared.torrents.write().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::clone(&torrent));
         self.spawn(Arc::clone(&torrent).run_timer());
-        shared.candidates(key, &shared.config.peers, Source::User);
-        if !meta.trackers.is_empty() {
-            let _in_runtime = shared.runtime.enter();
-            torrent.announce(AnnounceSpec {
-                info_hash,
-                peer_id: shared.peer_id,
-                port: shared.port,
-                tiers: meta.trackers.clone(),
-                private: meta.private,
-                key: shared.announce_key,
-                network: shared.network.clone(),
-                deadlines: Deadlines::default(),
-            });
-        }
+        shared.seek(Sought { key, info_hash, private: meta.private, trackers: meta.trackers.clone() });
         Ok(key)
     }
 
@@ -424,12 +432,12 @@ impl Session {
     pub async fn stop(self) {
         close_all(&self.shared);
         let mut goodbyes = JoinSet::new();
-        for torrent in self.shared.all() {
-            let Some(announcer) = torrent.take_announcer() else { continue };
+        for (key, announcer) in self.shared.sources.end_all() {
+            let torrent = self.shared.torrent(key);
             goodbyes.spawn(async move {
                 // What has just become complete says so before it goes.
                 let told = async {
-                    while !torrent.completed_told(&announcer) {
+                    while torrent.as_ref().is_some_and(|torrent| !torrent.completed_told(&announcer)) {
                         tokio::time::sleep(TOLD_LOOK).await;
                     }
                 };

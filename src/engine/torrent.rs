@@ -26,12 +26,19 @@ pub(super) struct Link {
     pub(super) wake: Notify,
     /// Why the connection is to end.
     pub(super) closed: OnceLock<End>,
+    /// Bodies of peer exchange messages (BEP 11) to send.
+    pex: Mutex<Vec<Vec<u8>>>,
 }
 
 impl Link {
     fn close(&self, end: End) {
         self.closed.get_or_init(|| end);
         self.wake.notify_one();
+    }
+
+    /// What is to be told of other peers, once.
+    pub(super) fn take_pex(&self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut *self.pex.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -72,7 +79,6 @@ pub(super) struct Torrent {
     pub(super) reads: Reads,
     /// Open files, and what read-ahead has not been told of each.
     pub(super) handles: RwLock<BTreeMap<HandleId, Mutex<Untold>>>,
-    announcer: Mutex<Option<Announcer>>,
     swarm: Mutex<Swarm>,
     peers: RwLock<BTreeMap<PeerKey, Arc<Link>>>,
     pub(super) assembly: Assembly,
@@ -103,7 +109,6 @@ impl Torrent {
             finished: watch::Sender::new(false),
             reads: Reads::default(),
             handles: RwLock::default(),
-            announcer: Mutex::default(),
             swarm: Mutex::new(swarm),
             peers: RwLock::default(),
             assembly,
@@ -226,15 +231,11 @@ impl Torrent {
             Effect::Starved => {
                 self.shared.node().boost(Instant::now(), self.key);
                 self.shared.node_wake.notify_one();
-                if let Some(announcer) = &*self.lock_announcer() {
-                    announcer.want_peers();
-                }
+                self.shared.sources.want_peers(self.key);
             }
             Effect::Completed => {
                 self.completed.get_or_init(Instant::now);
-                if let Some(announcer) = &*self.lock_announcer() {
-                    announcer.completed();
-                }
+                self.shared.sources.completed(self.key);
             }
         }
         0
@@ -270,6 +271,14 @@ impl Torrent {
         let link = Arc::<Link>::default();
         self.peers.write().unwrap_or_else(PoisonError::into_inner).insert(peer, Arc::clone(&link));
         link
+    }
+
+    /// A connection's task is to tell its peer of others (BEP 11).
+    pub(super) fn exchange(&self, peer: PeerKey, body: Vec<u8>) {
+        if let Some(link) = self.link(peer) {
+            link.pex.lock().unwrap_or_else(PoisonError::into_inner).push(body);
+            link.wake.notify_one();
+        }
     }
 
     /// A connection's task ends.
@@ -355,31 +364,20 @@ impl Torrent {
         }
     }
 
-    /// Starts the announces.
-    pub(super) fn announce(self: &Arc<Self>, spec: discovery::AnnounceSpec) {
-        let (me, found) = (Arc::downgrade(self), Arc::downgrade(self));
-        let progress = Arc::new(move || {
-            me.upgrade().map_or_else(discovery::Progress::default, |torrent| {
-                let (totals, partial_seed) = torrent.look(|swarm| (swarm.totals(), swarm.partial_seed()));
-                discovery::Progress {
-                    downloaded: totals.downloaded,
-                    uploaded: totals.uploaded,
-                    left: torrent.meta.geometry.total().saturating_sub(totals.held),
-                    partial_seed,
-                }
-            })
-        });
-        let found = Arc::new(move |addrs: Vec<std::net::SocketAddr>| {
-            if let Some(torrent) = found.upgrade() {
-                torrent.shared.candidates(torrent.key, &addrs, crate::node::Source::Tracker);
-            }
-        });
-        *self.lock_announcer() = Some(discovery::spawn(spec, progress, found));
+    /// What trackers are told.
+    pub(super) fn progress(&self) -> discovery::Progress {
+        let (totals, partial_seed) = self.look(|swarm| (swarm.totals(), swarm.partial_seed()));
+        discovery::Progress {
+            downloaded: totals.downloaded,
+            uploaded: totals.uploaded,
+            left: self.meta.geometry.total().saturating_sub(totals.held),
+            partial_seed,
+        }
     }
 
     /// What it is doing now.
     pub(super) fn snapshot(&self, known_peers: usize) -> Snapshot {
-        let trackers = self.lock_announcer().as_ref().map(Announcer::status).unwrap_or_default();
+        let trackers = self.shared.sources.trackers(self.key);
         let geometry = &self.meta.geometry;
         self.look(|swarm| Snapshot {
             totals: swarm.totals(),
@@ -393,20 +391,11 @@ impl Torrent {
         })
     }
 
-    /// Hands out the announces, to end them.
-    pub(super) fn take_announcer(&self) -> Option<Announcer> {
-        self.lock_announcer().take()
-    }
-
     /// True if every tracker that has heard of us knows that we are complete, if we became so.
     pub(super) fn completed_told(&self, announcer: &Announcer) -> bool {
         let Some(&at) = self.completed.get() else { return true };
         let knows = |t: &TrackerStatus| t.error.is_some() || t.answered.is_none_or(|told| told > at && !t.announcing);
         announcer.status().iter().all(knows)
-    }
-
-    fn lock_announcer(&self) -> MutexGuard<'_, Option<Announcer>> {
-        self.announcer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::address::shared;
+use super::pex::Listed;
 use crate::swarm::{PeerKey, TorrentKey};
 use crate::wire::PeerId;
 
@@ -167,6 +168,22 @@ impl Connections {
     /// True if the peer that listens at `addr` is connected.
     pub(super) fn listens(&self, torrent: TorrentKey, addr: SocketAddr) -> bool {
         self.open.values().any(|c| c.torrent == torrent && c.listens == Some(addr))
+    }
+
+    /// The peers of a torrent, for each other.
+    pub(super) fn listed(&self, torrent: TorrentKey) -> Vec<Listed> {
+        let of_torrent = self.open.iter().filter(|(_, c)| c.torrent == torrent);
+        let listed = |(&peer, c): (&PeerKey, &Connection)| Listed {
+            peer,
+            ip: c.addr.ip(),
+            listens: c.listens,
+            reachable: c.outgoing,
+        };
+        of_torrent.map(listed).collect()
+    }
+
+    pub(super) fn get(&self, peer: PeerKey) -> Option<&Connection> {
+        self.open.get(&peer)
     }
 
     pub(super) fn get_mut(&mut self, peer: PeerKey) -> Option<&mut Connection> {

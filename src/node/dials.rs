@@ -11,7 +11,6 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::Source;
-use super::address::dialable;
 use crate::swarm::TorrentKey;
 
 /// Addresses known of one torrent: libtorrent's limit, and 3,000 dials are 100 s at full rate.
@@ -56,6 +55,8 @@ enum Wait {
 #[derive(Clone, Debug)]
 struct Known {
     user: bool,
+    /// Nobody but strangers named it, whom a private torrent does not listen to (BEP 27).
+    hearsay: bool,
     /// It was connected once.
     worked: bool,
     fails: u32,
@@ -77,6 +78,7 @@ type Rank = ((bool, bool, u32, u32), SocketAddr);
 
 #[derive(Clone, Debug, Default)]
 struct Torrent {
+    private: bool,
     known: BTreeMap<SocketAddr, Known>,
     ready: BTreeSet<Rank>,
     waiting: BTreeSet<(Instant, SocketAddr)>,
@@ -165,16 +167,20 @@ impl Dials {
         }
     }
 
-    /// Adds addresses in canonical form. One that was given up is tried once more when it is named again: somebody has
-    /// heard of it since.
+    /// Adds addresses in canonical form, those that this source may name. One that was given up is tried once more when it
+    /// is named again: somebody has heard of it since.
     pub(super) fn add(&mut self, now: Instant, key: TorrentKey, addrs: impl Iterator<Item = SocketAddr>, from: Source) {
         self.clock = Some(now);
         let torrent = self.torrents.entry(key).or_default();
-        let user = from == Source::User;
-        for addr in addrs.filter(|&addr| dialable(addr)) {
+        let (user, hearsay) = (from == Source::User, !from.serves_private());
+        if hearsay && torrent.private {
+            return;
+        }
+        for addr in addrs.filter(|&addr| from.admits(addr)) {
             if torrent.known.contains_key(&addr) {
                 torrent.set(addr, |known| {
                     known.user |= user;
+                    known.hearsay &= hearsay;
                     if known.state == State::GivenUp {
                         known.fails = MAX_FAILS - 1;
                         let soon = now + RECONNECT;
@@ -192,9 +198,24 @@ impl Dials {
             }
             let tie = self.rng.random();
             let state = State::Dialling;
-            torrent.known.insert(addr, Known { user, worked: false, fails: 0, not_before: None, state, tie });
+            torrent.known.insert(addr, Known { user, hearsay, worked: false, fails: 0, not_before: None, state, tie });
             torrent.set(addr, |known| known.state = State::Ready);
         }
+    }
+
+    /// The torrent is private (BEP 27): it takes no addresses from strangers, and forgets what they have named so far.
+    pub(super) fn set_private(&mut self, key: TorrentKey) {
+        let torrent = self.torrents.entry(key).or_default();
+        torrent.private = true;
+        let idle = |known: &Known| !matches!(known.state, State::Dialling | State::Connected);
+        let hearsay = torrent.known.iter().filter(|(_, known)| known.hearsay && idle(known));
+        for addr in hearsay.map(|(&addr, _)| addr).collect::<Vec<_>>() {
+            torrent.forget(addr);
+        }
+    }
+
+    pub(super) fn is_private(&self, key: TorrentKey) -> bool {
+        self.torrents.get(&key).is_some_and(|torrent| torrent.private)
     }
 
     /// The next address to dial, which is half-open from now on until it fails or connects. `refused` says what must not

@@ -1,5 +1,6 @@
 use std::net::Ipv4Addr;
 
+use super::super::Place;
 use super::*;
 
 const A: TorrentKey = TorrentKey(1);
@@ -28,7 +29,7 @@ fn redial(dials: &mut Dials) -> Option<Instant> {
 fn half_open_and_rate_are_bounded() {
     let base = Instant::now();
     let mut dials = Dials::new(1);
-    dials.add(base, A, (0..500).map(peer), Source::Tracker);
+    dials.add(base, A, (0..500).map(peer), Source::Tracker(Place::Private));
     let mut begun: Vec<Instant> = Vec::new();
     let mut now = base;
     // Every attempt fails after 100 ms.
@@ -56,7 +57,7 @@ fn half_open_and_rate_are_bounded() {
 fn failures_wait_longer_and_then_give_up() {
     let base = Instant::now();
     let mut dials = Dials::new(1);
-    dials.add(base, A, [peer(0)].into_iter(), Source::Tracker);
+    dials.add(base, A, [peer(0)].into_iter(), Source::Tracker(Place::Private));
     assert_eq!(next(&mut dials, base), Some((A, peer(0))));
     dials.failed(base, A, peer(0));
     assert_eq!(redial(&mut dials), Some(base + secs(60)));
@@ -66,8 +67,8 @@ fn failures_wait_longer_and_then_give_up() {
     assert_eq!(dials.next_timeout(usize::MAX), None);
     assert_eq!(next(&mut dials, base + secs(1000)), None);
     // A tracker that names it again brings it back once; a starving read does, too.
-    dials.add(base + secs(1000), A, [peer(0)].into_iter(), Source::Tracker);
-    dials.add(base + secs(1001), A, [peer(0)].into_iter(), Source::Tracker);
+    dials.add(base + secs(1000), A, [peer(0)].into_iter(), Source::Tracker(Place::Private));
+    dials.add(base + secs(1001), A, [peer(0)].into_iter(), Source::Tracker(Place::Private));
     assert_eq!(redial(&mut dials), Some(base + secs(1060)));
     dials.failed(base + secs(1060), A, peer(0));
     assert_eq!(dials.next_timeout(usize::MAX), None);
@@ -79,7 +80,7 @@ fn failures_wait_longer_and_then_give_up() {
 fn a_boost_comes_once_in_five_seconds_and_not_for_the_penalised() {
     let base = Instant::now();
     let mut dials = Dials::new(1);
-    dials.add(base, A, [peer(0), peer(1)].into_iter(), Source::Tracker);
+    dials.add(base, A, [peer(0), peer(1)].into_iter(), Source::Tracker(Place::Private));
     next(&mut dials, base);
     next(&mut dials, base);
     dials.failed(base, A, peer(0));
@@ -103,7 +104,7 @@ fn a_lost_connection_is_dialled_again_after_a_minute_or_by_a_boost() {
     let base = Instant::now();
     let lost = || {
         let mut dials = Dials::new(1);
-        dials.add(base, A, [peer(0)].into_iter(), Source::Tracker);
+        dials.add(base, A, [peer(0)].into_iter(), Source::Tracker(Place::Private));
         next(&mut dials, base);
         dials.connected(base, A, peer(0));
         assert_eq!(dials.next_timeout(usize::MAX), None, "connected peers are not dialled");
@@ -131,7 +132,7 @@ fn a_lost_connection_is_dialled_again_after_a_minute_or_by_a_boost() {
 fn the_users_peers_come_first_sooner_and_for_ever() {
     let base = Instant::now();
     let mut dials = Dials::new(1);
-    dials.add(base, A, (1..20).map(peer), Source::Tracker);
+    dials.add(base, A, (1..20).map(peer), Source::Tracker(Place::Private));
     dials.add(base, A, [peer(0)].into_iter(), Source::User);
     assert_eq!(next(&mut dials, base), Some((A, peer(0))));
 
@@ -152,8 +153,8 @@ fn the_users_peers_come_first_sooner_and_for_ever() {
 fn torrents_take_turns() {
     let base = Instant::now();
     let mut dials = Dials::new(1);
-    dials.add(base, A, (0..100).map(peer), Source::Tracker);
-    dials.add(base, B, (0..100).map(peer), Source::Tracker);
+    dials.add(base, A, (0..100).map(peer), Source::Tracker(Place::Private));
+    dials.add(base, B, (0..100).map(peer), Source::Tracker(Place::Private));
     let turns: Vec<_> = (0..6).filter_map(|_| next(&mut dials, base)).map(|d| d.0).collect();
     assert_eq!(turns, [A, B, A, B, A, B]);
 }
@@ -162,20 +163,20 @@ fn torrents_take_turns() {
 fn known_addresses_are_bounded_and_the_dead_make_room() {
     let base = Instant::now();
     let mut dials = Dials::new(1);
-    dials.add(base, A, (0..10_000).map(peer), Source::Tracker);
+    dials.add(base, A, (0..10_000).map(peer), Source::Tracker(Place::Private));
     assert_eq!(dials.known(A), MAX_KNOWN);
     dials.add(base, A, [peer(20_000)].into_iter(), Source::User);
     assert_eq!(next(&mut dials, base), Some((A, peer(20_000))), "the user's peer always has a place");
 
     let mut dials = Dials::new(1);
-    dials.add(base, A, [peer(0)].into_iter(), Source::Tracker);
+    dials.add(base, A, [peer(0)].into_iter(), Source::Tracker(Place::Private));
     let mut now = base;
     for _ in 0..3 {
         next(&mut dials, now);
         dials.failed(now, A, peer(0));
         now += secs(1000);
     }
-    dials.add(now, A, (1..10_000).map(peer), Source::Tracker);
+    dials.add(now, A, (1..10_000).map(peer), Source::Tracker(Place::Private));
     assert_eq!(dials.known(A), MAX_KNOWN);
     assert!(!dials.torrents[&A].known.contains_key(&peer(0)));
 }
@@ -185,7 +186,7 @@ fn the_order_is_random_and_repeats_with_its_seed() {
     let order = |seed| {
         let base = Instant::now();
         let mut dials = Dials::new(seed);
-        dials.add(base, A, (0..20).map(peer), Source::Tracker);
+        dials.add(base, A, (0..20).map(peer), Source::Tracker(Place::Private));
         (0..20).filter_map(|_| next(&mut dials, base)).map(|d| d.1.port()).collect::<Vec<_>>()
     };
     assert_eq!(order(1), order(1));
@@ -197,7 +198,7 @@ fn the_order_is_random_and_repeats_with_its_seed() {
 fn a_removed_torrents_attempt_still_counts_until_it_ends() {
     let base = Instant::now();
     let mut dials = Dials::new(1);
-    dials.add(base, A, [peer(0)].into_iter(), Source::Tracker);
+    dials.add(base, A, [peer(0)].into_iter(), Source::Tracker(Place::Private));
     next(&mut dials, base);
     dials.remove(A);
     assert_eq!(dials.half_open(), 1);
@@ -210,7 +211,7 @@ fn a_removed_torrents_attempt_still_counts_until_it_ends() {
 fn nothing_is_dialled_without_a_place_for_it() {
     let base = Instant::now();
     let mut dials = Dials::new(1);
-    dials.add(base, A, (0..5).map(peer), Source::Tracker);
+    dials.add(base, A, (0..5).map(peer), Source::Tracker(Place::Private));
     assert!(dials.next(base, 1, |_| false).is_some());
     assert!(dials.next(base, 1, |_| false).is_none(), "an attempt takes the last place");
     assert_eq!(dials.next_timeout(1), None);
@@ -218,4 +219,40 @@ fn nothing_is_dialled_without_a_place_for_it() {
     // What is refused is skipped and forgotten.
     assert!(dials.next(base, 100, |_| true).is_none());
     assert_eq!(dials.known(A), 2);
+}
+
+#[test]
+fn a_private_torrent_takes_addresses_from_trackers_and_the_user_only() {
+    let base = Instant::now();
+    let mut dials = Dials::new(1);
+    let strangers = [Source::Pex(Place::Private), Source::Dht(Place::Global), Source::Lsd];
+    for (n, from) in strangers.into_iter().enumerate() {
+        dials.add(base, A, [peer(u16::try_from(n).unwrap())].into_iter(), from);
+    }
+    dials.add(base, A, [peer(2)].into_iter(), Source::Tracker(Place::Global));
+    assert_eq!(dials.known(A), 3);
+    dials.set_private(A);
+    assert_eq!(dials.known(A), 1, "what strangers named is forgotten");
+    assert_eq!(next(&mut dials, base), Some((A, peer(2))), "a tracker has named it as well");
+    for from in strangers {
+        dials.add(base, A, [peer(9)].into_iter(), from);
+    }
+    assert_eq!(next(&mut dials, base), None);
+    dials.add(base, A, [peer(10)].into_iter(), Source::User);
+    assert_eq!(next(&mut dials, base), Some((A, peer(10))));
+    dials.add(base, B, [peer(9)].into_iter(), Source::Lsd);
+    assert_eq!(next(&mut dials, base), Some((B, peer(9))), "another torrent is not private");
+}
+
+#[test]
+fn what_lies_further_inwards_than_who_named_it_is_ignored() {
+    let base = Instant::now();
+    let mut dials = Dials::new(1);
+    let local = || ["10.0.0.1:1", "127.0.0.1:22", "[::1]:22", "169.254.169.254:80"].map(|a| a.parse().unwrap());
+    for from in [Source::Tracker(Place::Global), Source::Pex(Place::Global), Source::Dht(Place::Global)] {
+        dials.add(base, A, local().into_iter(), from);
+        assert_eq!(dials.known(A), 0, "{from:?}");
+    }
+    dials.add(base, A, local().into_iter(), Source::Dht(Place::Loopback));
+    assert_eq!(dials.known(A), 3);
 }

@@ -8,21 +8,29 @@ mod choker;
 mod connections;
 mod dials;
 mod memory;
+mod pex;
+mod place;
 mod rates;
 mod slots;
+mod source;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Instant;
 
 use crate::swarm::{Candidate, PeerKey, TorrentKey};
-use crate::wire::PeerId;
+use crate::wire::{PeerId, PexMessage, PexPeer};
 use address::canonical;
 use choker::Choker;
 pub use connections::Refusal;
 use connections::{Connection, Connections};
 use dials::Dials;
 use memory::Credits;
+use pex::Exchange;
+pub use pex::Exchanged;
+pub use place::Place;
 pub use rates::Bucket;
+pub use source::Source;
 
 /// Bytes of blocks that a torrent may ask for in one turn under a download limit.
 const ASK: usize = 1 << 20;
@@ -47,17 +55,6 @@ pub struct Limits {
     pub assembly_bytes: u64,
 }
 
-/// Where an address comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// A tracker named it.
-    Tracker,
-    /// The user named it: dialled first, retried soon and never given up.
-    User,
-    /// A peer that connected to us told where it listens.
-    Incoming,
-}
-
 /// What the process decides over all torrents.
 #[derive(Debug)]
 pub struct Node {
@@ -69,6 +66,7 @@ pub struct Node {
     requests: Bucket<TorrentKey>,
     download: Bucket<PeerKey>,
     credits: Credits,
+    exchange: Exchange,
 }
 
 impl Node {
@@ -84,6 +82,7 @@ impl Node {
             requests: Bucket::new(limits.download_limit, rates::ASKS),
             download: Bucket::new(limits.download_limit, rates::READS),
             credits: Credits::new(limits.assembly_bytes),
+            exchange: Exchange::default(),
         }
     }
 
@@ -118,10 +117,65 @@ impl Node {
         }
     }
 
-    /// Addresses where peers of a torrent may be. Those no connection can be made to, and those past 3,000 of one torrent
-    /// are ignored; so are those known already, but one that was given up is tried once more.
+    /// Addresses where peers of a torrent may be. Those no connection can be made to, those that lie further inwards than
+    /// who named them, and those past 3,000 of one torrent are ignored; so are those known already, but one that was given
+    /// up is tried once more.
     pub fn add_candidates(&mut self, now: Instant, torrent: TorrentKey, addrs: &[SocketAddr], source: Source) {
         self.dials.add(now, torrent, addrs.iter().map(|&addr| canonical(addr)), source);
+    }
+
+    /// The torrent is private (BEP 27): from now on it takes addresses only from trackers, the user and peers that come to
+    /// us; those that anybody else has named are forgotten.
+    pub fn set_private(&mut self, torrent: TorrentKey) {
+        self.dials.set_private(torrent);
+        self.exchange.remove_torrent(torrent);
+    }
+
+    /// True after [`Node::set_private`].
+    #[must_use]
+    pub fn is_private(&self, torrent: TorrentKey) -> bool {
+        self.dials.is_private(torrent)
+    }
+
+    /// A connected peer wants to be told of others (BEP 11), or does so no more. Nobody is of a private torrent's peers.
+    pub fn wants_pex(&mut self, now: Instant, peer: PeerKey, wants: bool) {
+        let Some(connection) = self.connections.get(peer) else { return };
+        if !self.dials.is_private(connection.torrent) {
+            self.exchange.wants(now, connection.torrent, peer, wants);
+        }
+    }
+
+    /// When [`Node::pex_due`] has something. None: not before a peer comes or goes.
+    #[must_use]
+    pub fn next_pex(&self) -> Option<Instant> {
+        self.exchange.next()
+    }
+
+    /// Torrents whose peers may be told of each other now; [`Node::pex`] says what.
+    pub fn pex_due(&mut self, now: Instant) -> BTreeSet<TorrentKey> {
+        self.exchange.due(now)
+    }
+
+    /// What peers of a torrent are to be told of each other now: at most 50 changes, and each of them once a minute.
+    /// `seeds` are the peers of this torrent that want nothing.
+    pub fn pex(&mut self, now: Instant, torrent: TorrentKey, seeds: &BTreeSet<PeerKey>) -> Vec<(PeerKey, PexMessage)> {
+        self.exchange.tell(now, torrent, &self.connections.listed(torrent), seeds)
+    }
+
+    /// A peer names others (BEP 11). They become candidates if it may name them and does not do so too often. `complete`:
+    /// we want nothing, so that seeds are of no use.
+    pub fn pex_heard(&mut self, now: Instant, peer: PeerKey, message: &PexMessage, complete: bool) -> Exchanged {
+        let Some(connection) = self.connections.get(peer) else { return Exchanged::Ignored };
+        let (torrent, from) = (connection.torrent, Source::Pex(Place::of(connection.addr.ip())));
+        if self.dials.is_private(torrent) {
+            return Exchanged::Ignored;
+        }
+        let verdict = self.exchange.heard(now, peer);
+        if verdict == Exchanged::Taken {
+            let of_use = message.added.iter().filter(|peer| !complete || peer.flags & PexPeer::SEED == 0);
+            self.dials.add(now, torrent, of_use.map(|peer| canonical(peer.addr)), from);
+        }
+        verdict
     }
 
     /// A connected peer has told the port where it listens (BEP 10 `p`): it can be dialled there once it is gone, and is
@@ -133,6 +187,7 @@ impl Node {
         let torrent = connection.torrent;
         self.dials.add(now, torrent, std::iter::once(addr), Source::Incoming);
         self.dials.connected_elsewhere(now, torrent, addr);
+        self.exchange.changed(now, torrent);
     }
 
     /// A read of this torrent starves: addresses that could not be reached or were lost are due at once, those given up
@@ -199,10 +254,12 @@ impl Node {
             Ok(replaced) => {
                 if let Some(old) = replaced {
                     self.choker.forget(now, old);
+                    self.exchange.remove(old);
                 }
                 if outgoing {
                     self.dials.connected(now, torrent, addr);
                 }
+                self.exchange.changed(now, torrent);
             }
             Err(Refusal::Ourselves) if outgoing => self.dials.ourselves(now, torrent, addr),
             // It came to us first: this is where it listens, and it is connected.
@@ -210,6 +267,7 @@ impl Node {
                 Some(open) => {
                     open.listens = Some(addr);
                     self.dials.connected(now, torrent, addr);
+                    self.exchange.changed(now, torrent);
                 }
                 None => self.dials.turned_away(now, torrent, addr),
             },
@@ -226,6 +284,8 @@ impl Node {
         self.download.leave(peer);
         let Some(gone) = self.connections.remove(peer) else { return };
         self.choker.forget(now, peer);
+        self.exchange.remove(peer);
+        self.exchange.changed(now, gone.torrent);
         if let Some(listens) = gone.listens {
             let lived = now.saturating_duration_since(gone.since);
             self.dials.disconnected(now, gone.torrent, listens, lived, good);
@@ -241,6 +301,7 @@ impl Node {
     /// The torrent is gone, its connections already closed. Returns the memory grants that this makes possible.
     pub fn remove_torrent(&mut self, torrent: TorrentKey) -> Vec<(TorrentKey, u64)> {
         self.dials.remove(torrent);
+        self.exchange.remove_torrent(torrent);
         self.requests.leave(torrent);
         self.credits.remove(torrent)
     }
@@ -355,7 +416,12 @@ mod tests {
     fn a_mapped_address_is_the_same_peer() {
         let base = Instant::now();
         let mut node = node(base);
-        node.add_candidates(base, A, &[addr("[::ffff:203.0.113.7]:5"), addr("203.0.113.7:5")], Source::Tracker);
+        node.add_candidates(
+            base,
+            A,
+            &[addr("[::ffff:203.0.113.7]:5"), addr("203.0.113.7:5")],
+            Source::Tracker(Place::Private),
+        );
         assert_eq!(node.next_dial(base), Some((A, addr("203.0.113.7:5"))));
         assert_eq!(node.next_dial(base), None);
         assert_eq!(node.connected(base, PeerKey(1), A, addr("203.0.113.7:5"), PeerId([10; 20]), true), Ok(None));
@@ -374,7 +440,7 @@ mod tests {
         let verdict = node.connected(base, PeerKey(1), A, addr("10.0.0.1:1"), PeerId([9; 20]), true);
         assert_eq!(verdict, Err(Refusal::Ourselves));
         assert_eq!(node.half_open(), 0);
-        node.add_candidates(base, A, &[addr("10.0.0.1:1")], Source::Tracker);
+        node.add_candidates(base, A, &[addr("10.0.0.1:1")], Source::Tracker(Place::Private));
         node.boost(base + Duration::from_secs(100), A);
         assert_eq!(node.next_timeout(), None);
         assert_eq!(node.next_dial(base + Duration::from_secs(1000)), None);
@@ -388,7 +454,7 @@ mod tests {
         node.accept_done(addr("10.0.0.2:40000"));
         node.connected(base, PeerKey(1), A, addr("10.0.0.2:40000"), PeerId([1; 20]), false).unwrap();
         node.listening(base, PeerKey(1), 6881);
-        node.add_candidates(base, A, &[addr("10.0.0.2:6881")], Source::Tracker);
+        node.add_candidates(base, A, &[addr("10.0.0.2:6881")], Source::Tracker(Place::Private));
         assert_eq!(node.next_dial(base), None, "it is connected");
         let gone = base + Duration::from_secs(30);
         node.disconnected(gone, PeerKey(1), true);
@@ -400,10 +466,41 @@ mod tests {
     fn a_banned_address_is_not_dialled() {
         let base = Instant::now();
         let mut node = node(base);
-        node.add_candidates(base, A, &[addr("10.0.0.1:1"), addr("10.0.0.2:1")], Source::Tracker);
+        node.add_candidates(base, A, &[addr("10.0.0.1:1"), addr("10.0.0.2:1")], Source::Tracker(Place::Private));
         node.ban(base, A, addr("10.0.0.1:1"));
         assert_eq!(node.next_dial(base), Some((A, addr("10.0.0.2:1"))));
         assert_eq!(node.next_dial(base), None);
+    }
+
+    #[test]
+    fn peers_that_are_exchanged_are_dialled_and_told_on() {
+        let base = Instant::now();
+        let mut node = node(base);
+        node.connected(base, PeerKey(1), A, addr("203.0.113.1:50000"), PeerId([1; 20]), false).unwrap();
+        node.wants_pex(base, PeerKey(1), true);
+        let named = |text: &str, flags| PexPeer { addr: addr(text), flags };
+        let added = vec![named("203.0.113.2:1", 0), named("10.0.0.1:1", 0), named("203.0.113.3:1", PexPeer::SEED)];
+        let message = PexMessage { added, dropped: vec![] };
+        assert_eq!(node.pex_heard(base, PeerKey(1), &message, true), Exchanged::Taken);
+        assert_eq!(node.next_dial(base), Some((A, addr("203.0.113.2:1"))));
+        assert_eq!(node.next_dial(base), None, "a local address, and a seed while we are one");
+        node.connected(base, PeerKey(2), A, addr("203.0.113.2:1"), PeerId([2; 20]), true).unwrap();
+        let due = node.next_pex().unwrap();
+        assert_eq!(node.pex_due(due), BTreeSet::from([A]));
+        let told = node.pex(due, A, &BTreeSet::new());
+        let added = vec![named("203.0.113.2:1", PexPeer::REACHABLE)];
+        assert_eq!(told, [(PeerKey(1), PexMessage { added, dropped: vec![] })]);
+        assert_eq!(node.next_pex(), None);
+        node.disconnected(due, PeerKey(2), true);
+        assert!(node.next_pex().is_some(), "that it is gone is told");
+
+        node.set_private(A);
+        assert_eq!(node.next_pex(), None);
+        node.wants_pex(base, PeerKey(1), true);
+        assert_eq!(node.next_pex(), None);
+        let known = node.known_peers(A);
+        assert_eq!(node.pex_heard(base, PeerKey(1), &message, false), Exchanged::Ignored);
+        assert_eq!(node.known_peers(A), known);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::node::{Figures, NodeSpec, SimNode, listens};
 use super::queue::Queue;
 use super::tracker::Tracker;
 use crate::metainfo::{Geometry, PieceIndex};
-use crate::node::Source;
+use crate::node::{Place, Source};
 use crate::swarm::{Swarm, TorrentKey};
 
 /// A node of a [`World`], counted from 0 in the order of adding.
@@ -245,6 +245,6 @@ impl World {
         let addrs: Vec<_> = self.tracker.some(&mut self.rng, index).map(listens).collect();
         let node = &mut self.nodes[index.0];
         node.announced = Some(self.now);
-        node.node.add_candidates(self.now, TORRENT, &addrs, Source::Tracker);
+        node.node.add_candidates(self.now, TORRENT, &addrs, Source::Tracker(Place::Private));
     }
 }

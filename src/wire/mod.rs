@@ -1,13 +1,16 @@
-//! What peers and trackers say, as values: messages and handshakes (BEP 3, 6, 10), extensions (BEP 9, 21, 54), tracker replies
+//! What peers and trackers say, as values: messages and handshakes (BEP 3, 6, 10), extensions (BEP 9, 11, 14, 21, 54), tracker replies
 //! (BEP 3, 7, 15, 23, 24, 41, 48). Decoders take untrusted bytes, allocate nothing ahead of data and never panic.
 #![forbid(unsafe_code)]
 
 mod bencode;
+mod compact;
 mod extension;
 mod fast;
 mod handshake;
+mod lsd;
 mod message;
 mod metadata;
+mod pex;
 mod scrape;
 mod tracker;
 mod udp_tracker;
@@ -18,8 +21,10 @@ pub use extension::{
 };
 pub use fast::allowed_fast_set;
 pub use handshake::Handshake;
+pub use lsd::{LSD_V4, LSD_V6, LsdAnnounce, MAX_LSD, MAX_LSD_TORRENTS};
 pub use message::{MAX_MESSAGE, Message, PIECE_HEADER, PeerId, decode, piece_header};
 pub use metadata::{METADATA_PIECE, MetadataMessage};
+pub use pex::{MAX_PEX, OUR_PEX_ID, PEX, PexMessage, PexPeer};
 pub use scrape::{decode_http_scrape, scrape_url};
 pub use tracker::{
     AnnounceQuery, AnnounceReply, Event, MAX_PEERS, TrackerError, announce_query, announce_url, decode_http_reply,

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use super::bencode::{self, Dictionary, Value};
+use super::compact::{can_be_dialled, peers as compact_peers};
 use super::extension::ip_of;
 use super::{PeerId, printable};
 
@@ -199,8 +200,8 @@ fn peers(reply: &Dictionary) -> Vec<SocketAddr> {
     };
     match reply.get(&b"peers"[..]) {
         Some(Value::Bytes(compact)) => {
-            for [a, b, c, d, high, low] in compact.as_chunks().0 {
-                add(Ipv4Addr::new(*a, *b, *c, *d).into(), u16::from_be_bytes([*high, *low]));
+            for peer in compact_peers(compact, false) {
+                add(peer.ip(), peer.port());
             }
         }
         Some(Value::List(list)) => {
@@ -211,10 +212,8 @@ fn peers(reply: &Dictionary) -> Vec<SocketAddr> {
         _ => {}
     }
     if let Some(Value::Bytes(compact)) = reply.get(&b"peers6"[..]) {
-        for entry in compact.as_chunks::<18>().0 {
-            if let (Some(ip), Some(port)) = (entry.first_chunk::<16>(), entry.last_chunk::<2>()) {
-                add(Ipv6Addr::from(*ip).into(), u16::from_be_bytes(*port));
-            }
+        for peer in compact_peers(compact, true) {
+            add(peer.ip(), peer.port());
         }
     }
     out
@@ -228,13 +227,10 @@ fn listed_peer(peer: &Value) -> Option<(IpAddr, u16)> {
     Some((ip.parse().ok()?, u16::try_from(port).ok()?))
 }
 
-/// True for what can be a host's address.
-pub(super) fn can_be_dialled(ip: IpAddr) -> bool {
-    !ip.is_unspecified() && !ip.is_multicast() && ip != IpAddr::V4(Ipv4Addr::BROADCAST)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     fn decode(body: &[u8]) -> AnnounceReply {

@@ -1,8 +1,9 @@
 //! The datagrams between a client and a UDP tracker, both ways (BEP 15, BEP 41). Integers are big-endian.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
-use super::tracker::{AnnounceQuery, Event, MAX_PEERS, can_be_dialled};
+use super::compact;
+use super::tracker::{AnnounceQuery, Event, MAX_PEERS};
 use super::{PeerId, printable};
 
 /// What a connect request begins with, in place of a connection id.
@@ -247,7 +248,7 @@ pub fn decode_udp_reply(bytes: &[u8], v6: bool) -> Result<UdpReply, UdpError> {
         0 => Ok(UdpReply::Connect { transaction, connection: cursor.u64()? }),
         1 => {
             let (interval, leechers, seeders) = (cursor.u32()?, cursor.u32()?, cursor.u32()?);
-            let peers = cursor.0.chunks_exact(if v6 { 18 } else { 6 }).filter_map(peer).take(MAX_PEERS).collect();
+            let peers = compact::peers(cursor.0, v6).take(MAX_PEERS).collect();
             Ok(UdpReply::Announce { transaction, interval, leechers, seeders, peers })
         }
         2 => {
@@ -261,17 +262,6 @@ pub fn decode_udp_reply(bytes: &[u8], v6: bool) -> Result<UdpReply, UdpError> {
         3 => Ok(UdpReply::Error { transaction, message: printable(cursor.0, MAX_TEXT) }),
         _ => Err(UdpError::Unknown),
     }
-}
-
-/// One peer in compact form; none with port 0 or an impossible address.
-fn peer(bytes: &[u8]) -> Option<SocketAddr> {
-    let (ip, port) = bytes.split_last_chunk::<2>()?;
-    let port = u16::from_be_bytes(*port);
-    let ip: IpAddr = match ip.len() {
-        4 => Ipv4Addr::from(<[u8; 4]>::try_from(ip).ok()?).into(),
-        _ => IpAddr::V6(<[u8; 16]>::try_from(ip).ok()?.into()).to_canonical(),
-    };
-    (port != 0 && can_be_dialled(ip)).then(|| SocketAddr::new(ip, port))
 }
 
 /// A tracker's datagram. Peers are written in the form of their own family: give those of the datagram's family alone.
@@ -290,13 +280,7 @@ pub fn encode_udp_reply(reply: &UdpReply) -> Vec<u8> {
         UdpReply::Announce { transaction, interval, leechers, seeders, peers } => {
             head(1, *transaction);
             out.extend([interval, leechers, seeders].iter().flat_map(|n| n.to_be_bytes()));
-            for peer in peers {
-                match peer.ip() {
-                    IpAddr::V4(ip) => out.extend(ip.octets()),
-                    IpAddr::V6(ip) => out.extend(ip.octets()),
-                }
-                out.extend(peer.port().to_be_bytes());
-            }
+            peers.iter().for_each(|&peer| compact::put(peer, &mut out));
         }
         UdpReply::Scrape { transaction, entries } => {
             head(2, *transaction);

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use swarmfs::node::{Limits, Node, Source};
+use swarmfs::node::{Limits, Node, Place, Source};
 use swarmfs::swarm::{PeerKey, TorrentKey};
 use swarmfs::wire::PeerId;
 
@@ -50,7 +50,7 @@ impl Pair {
         };
         let mut nodes = [node(0), node(1)];
         for (side, node) in nodes.iter_mut().enumerate() {
-            node.add_candidates(now, TORRENT, &[listens(1 - side)], Source::Tracker);
+            node.add_candidates(now, TORRENT, &[listens(1 - side)], Source::Tracker(Place::Private));
             assert_eq!(node.next_dial(now), Some((TORRENT, listens(1 - side))));
         }
         let events = (0..2).flat_map(|side| (0..2).map(move |connection| Event::Done { side, connection })).collect();

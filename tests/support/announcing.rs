@@ -6,7 +6,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use swarmfs::engine::Network;
-use swarmfs::engine::discovery::{self, AnnounceSpec, Announcer, Deadlines, Progress, TrackerStatus};
+use swarmfs::engine::discovery::{self, AnnounceSpec, Announcer, Deadlines, Found, Progress, TrackerStatus};
 use swarmfs::wire::PeerId;
 
 pub(crate) const HASH: [u8; 20] = *b"\x00\x01 %&+=~\x7f\x80\xff/?#abcdef";
@@ -22,7 +22,7 @@ pub(crate) const SHORT: Deadlines = Deadlines {
 
 pub(crate) struct Client {
     pub(crate) announcer: Announcer,
-    pub(crate) found: mpsc::Receiver<Vec<SocketAddr>>,
+    pub(crate) found: mpsc::Receiver<Found>,
     pub(crate) left: Arc<AtomicU64>,
 }
 
@@ -49,13 +49,13 @@ pub(crate) fn spawn_with(spec: AnnounceSpec, progress: Progress) -> Client {
     let shown = Arc::clone(&left);
     let progress = move || Progress { left: shown.load(Ordering::SeqCst), ..progress };
     // The receiver goes first when a test ends.
-    let announcer = discovery::spawn(spec, Arc::new(progress), Arc::new(move |peers| drop(send.send(peers))));
+    let announcer = discovery::spawn(spec, Arc::new(progress), Arc::new(move |found| drop(send.send(found))));
     Client { announcer, found, left }
 }
 
 impl Client {
     pub(crate) fn peers(&self) -> Vec<SocketAddr> {
-        self.found.recv_timeout(Duration::from_secs(15)).expect("peers")
+        self.found.recv_timeout(Duration::from_secs(15)).expect("peers").peers
     }
 
     /// The trackers' status once it satisfies `good`.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,7 +12,8 @@ use tracing::{Instrument, Span};
 
 use super::announce_schedule::{Answered, Next, Schedule, TrackerIndex};
 use super::ask::{self, Answer, AskError};
-use super::{AnnounceSpec, Progress, TrackerStatus};
+use super::{AnnounceSpec, Found, Progress, TrackerStatus};
+use crate::node::Place;
 use crate::wire::{AnnounceQuery, Event};
 
 /// Peers asked for: libtorrent's number, and what the default connection limit can use.
@@ -48,12 +48,12 @@ impl Shared {
 }
 
 /// Starts the announces of a torrent; the first one is made at once. Must be called inside a tokio runtime. `progress`
-/// is asked before every announce, `found` gets the peers of every answer; neither may block.
+/// is asked before every announce, `found` gets every answer that says something of use; neither may block.
 #[must_use]
 pub fn spawn(
     spec: AnnounceSpec,
     progress: Arc<dyn Fn() -> Progress + Send + Sync>,
-    found: Arc<dyn Fn(Vec<SocketAddr>) + Send + Sync>,
+    found: Arc<dyn Fn(Found) + Send + Sync>,
 ) -> Announcer {
     let mut seen = BTreeSet::new();
     let mut status = Vec::new();
@@ -153,7 +153,7 @@ struct Work {
     /// What each tracker asked us to send back (BEP 3).
     tracker_ids: Vec<Option<Vec<u8>>>,
     progress: Arc<dyn Fn() -> Progress + Send + Sync>,
-    found: Arc<dyn Fn(Vec<SocketAddr>) + Send + Sync>,
+    found: Arc<dyn Fn(Found) + Send + Sync>,
     schedule: Schedule,
     flights: JoinSet<Landed>,
     /// Whom each flight asks: known even if it panics.
@@ -240,8 +240,8 @@ impl Work {
     }
 
     fn answered(&mut self, index: TrackerIndex, event: Event, complete: bool, answer: Answer) {
-        let Answer { reply, local } = answer;
-        let now = Instant::now();
+        let Answer { reply, place } = answer;
+        let (now, local) = (Instant::now(), place != Place::Global);
         let (interval, min_interval) = (reply.interval, reply.min_interval);
         self.schedule.answered(now, index, Answered { interval, min_interval, local, event, complete });
         if let (Some(id), Some(kept)) = (reply.tracker_id, self.tracker_ids.get_mut(index.0)) {
@@ -264,8 +264,8 @@ impl Work {
             status.warning = reply.warning;
             status.error = None;
         }
-        if !reply.peers.is_empty() {
-            (self.found)(reply.peers);
+        if !reply.peers.is_empty() || reply.external_ip.is_some() {
+            (self.found)(Found { peers: reply.peers, place, external_ip: reply.external_ip });
         }
     }
 

@@ -7,6 +7,7 @@ use url::{Host, Url};
 
 use super::{Deadlines, http, udp};
 use crate::engine::network::Network;
+use crate::node::Place;
 use crate::wire::{AnnounceQuery, AnnounceReply, MAX_SCRAPE, ScrapeEntry, TrackerError};
 
 /// Why a tracker did not answer. None of them names the URL, which may hold a passkey.
@@ -43,8 +44,8 @@ pub enum AskError {
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) reply: AnnounceReply,
-    /// It came from this machine or network.
-    pub(super) local: bool,
+    /// Where it came from.
+    pub(super) place: Place,
 }
 
 pub(super) const LOCAL_TARGET: &str = "it leads to an address of this machine or network that is no tracker's";

@@ -37,8 +37,7 @@ pub(super) async fn announce(
 ) -> Result<Answer, AskError> {
     let reach = reach_of(tracker)?;
     let fetched = fetch(&announce_url(tracker, query), reach, network, deadlines).await?;
-    let local = fetched.place != Place::Global;
-    Ok(Answer { reply: fetched.decoded(decode_http_reply)?, local })
+    Ok(Answer { reply: fetched.decoded(decode_http_reply)?, place: fetched.place })
 }
 
 /// The figures of torrents, if the tracker's URL says where they are asked for (BEP 48).

@@ -12,17 +12,21 @@ mod announcer;
 mod ask;
 mod exchange;
 mod http;
+mod lsd;
+mod lsd_schedule;
 mod reach;
 mod resolve;
 mod udp;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 pub use announcer::{Announcer, spawn};
 pub use ask::{AskError, scrape};
+pub(super) use lsd::Lsd;
 
 use super::network::Network;
+use crate::node::Place;
 use crate::wire::PeerId;
 
 /// What a torrent's announces are made from.
@@ -85,6 +89,17 @@ pub struct Progress {
     pub left: u64,
     /// Something is missing that nobody here wants (BEP 21).
     pub partial_seed: bool,
+}
+
+/// What a tracker's answer says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Where peers are.
+    pub peers: Vec<SocketAddr>,
+    /// Where the tracker itself is: it may not name what lies further inwards.
+    pub place: Place,
+    /// Our address as it sees it (BEP 24).
+    pub external_ip: Option<IpAddr>,
 }
 
 /// How a tracker is doing.

@@ -101,7 +101,7 @@ async fn ask_both(
                     incomplete: Some(leechers.into()),
                     ..AnnounceReply::default()
                 };
-                answers.push(Answer { reply, local: Place::of(from.ip()) != Place::Global });
+                answers.push(Answer { reply, place: Place::of(from.ip()) });
             }
             Ok((_, Reply::Refusal(words))) => failure = Some(TrackerError::Failure(words).into()),
             Ok((_, Reply::Scrape(_))) => {}
@@ -124,7 +124,8 @@ fn both(one: Answer, other: Answer) -> Answer {
         incomplete: one.reply.incomplete.max(other.reply.incomplete),
         ..AnnounceReply::default()
     };
-    Answer { reply, local: one.local || other.local }
+    // It may name what both may.
+    Answer { reply, place: one.place.min(other.place) }
 }
 
 /// The figures of torrents, at most [`crate::wire::MAX_SCRAPE`]: over IPv4, and over IPv6 if that yields nothing.
@@ -322,7 +323,7 @@ mod tests {
         let answer = ask_both([vec![v4], vec![v6]], question(), &Network::default(), FIRST).await.expect("an answer");
         let peers = ["127.0.0.1:1", "[::1]:2"].map(|p| p.parse().expect("an address"));
         assert_eq!(answer.reply.peers, peers);
-        assert_eq!((answer.reply.interval, answer.reply.complete, answer.local), (Some(2), Some(3), true));
+        assert_eq!((answer.reply.interval, answer.reply.complete, answer.place), (Some(2), Some(3), Place::Loopback));
     }
 
     #[tokio::test]

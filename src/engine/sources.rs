@@ -1,0 +1,135 @@
+//! What finds a torrent's peers, started and told in one place. It works from a torrent's name on the wire, since a magnet
+//! link says no more; what is found goes to the node.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+
+use super::discovery::{self, AnnounceSpec, Announcer, Deadlines, Found, Lsd, Progress, TrackerStatus};
+use super::session::Shared;
+use crate::node::Source;
+use crate::swarm::TorrentKey;
+
+/// What a tracker is told to be left while nobody knows how much there is: a block, so that it counts us as a leecher.
+const UNKNOWN_LEFT: u64 = 16 * 1024;
+
+/// A torrent whose peers are looked for.
+#[derive(Clone, Debug)]
+pub(super) struct Sought {
+    pub(super) key: TorrentKey,
+    /// As the wire names it.
+    pub(super) info_hash: [u8; 20],
+    /// Only trackers and the user name its peers (BEP 27). False while that is not known.
+    pub(super) private: bool,
+    /// Tracker URLs in tiers (BEP 12).
+    pub(super) trackers: Vec<Vec<String>>,
+}
+
+/// What finds one torrent's peers.
+struct Sources {
+    announcer: Option<Announcer>,
+}
+
+/// What finds the peers of all torrents.
+#[derive(Default)]
+pub(super) struct AllSources {
+    torrents: RwLock<BTreeMap<TorrentKey, Sources>>,
+    /// Local discovery, from the first torrent on that it may know; none where there is nothing to be heard.
+    lsd: OnceLock<Option<Lsd>>,
+}
+
+impl AllSources {
+    fn with_announcer<R>(&self, key: TorrentKey, then: impl FnOnce(&Announcer) -> R) -> Option<R> {
+        self.torrents.read().unwrap_or_else(PoisonError::into_inner).get(&key)?.announcer.as_ref().map(then)
+    }
+
+    /// A read waits and no peer can serve it.
+    pub(super) fn want_peers(&self, key: TorrentKey) {
+        self.with_announcer(key, Announcer::want_peers);
+    }
+
+    /// The torrent has become complete.
+    pub(super) fn completed(&self, key: TorrentKey) {
+        self.with_announcer(key, Announcer::completed);
+    }
+
+    /// How its trackers are doing.
+    pub(super) fn trackers(&self, key: TorrentKey) -> Vec<TrackerStatus> {
+        self.with_announcer(key, Announcer::status).unwrap_or_default()
+    }
+
+    /// Ends the search for peers of all torrents. What is returned still has its trackers to tell.
+    pub(super) fn end_all(&self) -> Vec<(TorrentKey, Announcer)> {
+        let all = std::mem::take(&mut *self.torrents.write().unwrap_or_else(PoisonError::into_inner));
+        all.into_iter().filter_map(|(key, sources)| Some((key, sources.announcer?))).collect()
+    }
+}
+
+impl Shared {
+    /// Begins to look for a torrent's peers.
+    pub(super) fn seek(self: &Arc<Self>, sought: Sought) {
+        let Sought { key, info_hash, private, .. } = sought;
+        if private {
+            self.node().set_private(key);
+        }
+        self.candidates(key, &self.config.peers, Source::User);
+        if !private && let Some(lsd) = self.lsd() {
+            lsd.add(info_hash, key);
+        }
+        let announcer = (!sought.trackers.is_empty()).then(|| self.announce(sought));
+        self.sources.torrents.write().unwrap_or_else(PoisonError::into_inner).insert(key, Sources { announcer });
+    }
+
+    /// A torrent whose peers are looked for turned out to be private: from now on only trackers and the user name them.
+    #[expect(dead_code, reason = "a magnet link's metadata says it")]
+    pub(super) fn now_private(&self, key: TorrentKey) {
+        self.node().set_private(key);
+        if let Some(lsd) = self.sources.lsd.get().and_then(Option::as_ref) {
+            lsd.remove(key);
+        }
+    }
+
+    /// Local discovery, which starts here.
+    fn lsd(self: &Arc<Self>) -> Option<&Lsd> {
+        let start = || {
+            // Nobody else is on the loopback.
+            if !self.config.lsd || self.config.listen.ip().is_loopback() {
+                return None;
+            }
+            let me = Arc::downgrade(self);
+            let heard = Arc::new(move |key, addr| {
+                if let Some(shared) = me.upgrade() {
+                    shared.candidates(key, &[addr], Source::Lsd);
+                }
+            });
+            let _in_runtime = self.runtime.enter();
+            Some(Lsd::start(self.network.clone(), self.port, heard))
+        };
+        self.sources.lsd.get_or_init(start).as_ref()
+    }
+
+    fn announce(self: &Arc<Self>, sought: Sought) -> Announcer {
+        let Sought { key, info_hash, private, trackers } = sought;
+        let spec = AnnounceSpec {
+            info_hash,
+            peer_id: self.peer_id,
+            port: self.port,
+            tiers: trackers,
+            private,
+            key: self.announce_key,
+            network: self.network.clone(),
+            deadlines: Deadlines::default(),
+        };
+        let (me, found) = (Arc::downgrade(self), Arc::downgrade(self));
+        let progress = Arc::new(move || {
+            let torrent = me.upgrade().and_then(|shared| shared.torrent(key));
+            torrent.map_or_else(|| Progress { left: UNKNOWN_LEFT, ..Progress::default() }, |torrent| torrent.progress())
+        });
+        let found = Arc::new(move |answer: Found| {
+            if let Some(shared) = found.upgrade() {
+                shared.candidates(key, &answer.peers, Source::Tracker(answer.place));
+            }
+        });
+        let _in_runtime = self.runtime.enter();
+        discovery::spawn(spec, progress, found)
+    }
+}
