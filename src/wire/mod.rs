@@ -7,6 +7,8 @@ mod extension;
 mod fast;
 mod handshake;
 mod message;
+pub mod mse;
+mod rc4;
 mod scrape;
 mod tracker;
 mod udp_tracker;
