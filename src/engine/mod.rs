@@ -10,6 +10,7 @@ mod content;
 mod copy;
 pub mod discovery;
 mod handshake;
+mod hashes;
 mod keeper;
 mod listen;
 mod mounted;
@@ -20,6 +21,7 @@ mod reads;
 mod sending;
 mod serve;
 mod session;
+mod stream;
 mod torrent;
 mod untold;
 
