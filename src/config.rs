@@ -16,6 +16,20 @@ pub enum Fill {
     All,
 }
 
+/// Whether connections to peers are encrypted (MSE). It hides from the network that this is BitTorrent, no more: it keeps
+/// no secret from who knows the torrent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Encryption {
+    /// Never: peers that encrypt are refused.
+    Off,
+    /// The handshake is hidden in public networks and tried both ways everywhere; what follows is sealed only if the
+    /// other side takes nothing else, since that costs both sides a core's time for every 270 MB.
+    #[default]
+    Prefer,
+    /// All of it is sealed with RC4: peers that do not encrypt are refused.
+    Require,
+}
+
 /// The settings of a session.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -50,6 +64,8 @@ pub struct Config {
     pub max_peers: usize,
     /// False with `--no-upload`: every peer stays choked.
     pub upload: bool,
+    /// Whether connections to peers are encrypted. Default: where it makes a connection possible, as libtorrent.
+    pub encryption: Encryption,
     /// Complete torrents show each peer one piece at a time, as if they had no others (BEP 16). Default false: it spares
     /// the first seed of a torrent some upload, and everybody else waits longer.
     pub super_seed: bool,
@@ -78,6 +94,7 @@ impl Default for Config {
             upload_slots: 4,
             max_peers: 200,
             upload: true,
+            encryption: Encryption::default(),
             super_seed: false,
             pex: true,
             lsd: true,

@@ -8,7 +8,7 @@ use clap::{ArgAction, Args, ValueEnum};
 use tracing::warn;
 
 use super::values;
-use crate::config::{Config, Fill};
+use crate::config::{Config, Encryption, Fill};
 
 /// How peers reach us and we reach them.
 #[derive(Args, Clone, Debug)]
@@ -36,6 +36,9 @@ pub(crate) struct Network {
     /// Upload nothing
     #[arg(long)]
     no_upload: bool,
+    /// Encrypt connections to peers: where that lets them through, always (others are refused), or never
+    #[arg(long, value_enum, default_value_t = EncryptionArgument::Prefer)]
+    encryption: EncryptionArgument,
     /// Do not use the DHT (the DHT is not built yet)
     #[arg(long)]
     no_dht: bool,
@@ -78,6 +81,13 @@ pub(crate) struct Storage {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
+enum EncryptionArgument {
+    Prefer,
+    Require,
+    Off,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum FillArgument {
     None,
     Open,
@@ -107,6 +117,11 @@ impl Network {
             upload: !self.no_upload,
             pex: !self.no_pex,
             lsd: !self.no_lsd,
+            encryption: match self.encryption {
+                EncryptionArgument::Prefer => Encryption::Prefer,
+                EncryptionArgument::Require => Encryption::Require,
+                EncryptionArgument::Off => Encryption::Off,
+            },
             ..defaults
         }
     }

@@ -1,17 +1,22 @@
 //! How connections come to be: accepted or dialled when the node says so, greeted, admitted, and then a peer's task.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
+use tokio::time::{timeout, timeout_at};
 use tracing::{debug, warn};
 
-use super::handshake;
+use super::handshake::{self, Failure};
 use super::peer::Peer;
 use super::session::Shared;
+use super::stream::Stream;
 use super::torrent::{End, Torrent};
+use crate::config::Encryption;
+use crate::node::Way;
 use crate::swarm::{Connected, Input, PeerKey};
 use crate::wire::Handshake;
 
@@ -34,24 +39,27 @@ pub(super) async fn accept(shared: Arc<Shared>, listener: TcpListener) {
         failing = false;
         let refused = shared.node().accept(Instant::now(), addr);
         match refused {
-            Ok(()) => drop(tokio::spawn(greet(Arc::clone(&shared), stream, addr))),
+            Ok(()) => match stream.set_nodelay(true) {
+                Ok(()) => drop(tokio::spawn(greet(Arc::clone(&shared), stream.into(), addr))),
+                Err(_) => shared.node().accept_done(addr),
+            },
             Err(why) => debug!(%addr, "a connection is refused: {why}"),
         }
     }
 }
 
 /// An accepted connection: which torrent it is for, then its life.
-async fn greet(shared: Arc<Shared>, mut stream: TcpStream, addr: SocketAddr) {
+async fn greet(shared: Arc<Shared>, mut stream: Stream, addr: SocketAddr) {
     let find = |hash: &[u8; 20]| {
         let key = shared.by_hash.read().unwrap_or_else(PoisonError::into_inner).get(hash).copied();
         key.and_then(|key| shared.torrent(key))
     };
-    let greeted = match stream.set_nodelay(true) {
-        Ok(()) => handshake::incoming(&mut stream, shared.peer_id, find).await,
-        Err(e) => Err(e),
-    };
+    let unveil = |which: &[u8; 20]| shared.by_hash.read().unwrap_or_else(PoisonError::into_inner).unveil(which);
+    let encryption = shared.config.encryption;
+    let greeting = handshake::incoming(&mut stream, shared.peer_id, encryption, unveil, find);
+    let greeted = timeout(handshake::DEADLINE, greeting).await;
     shared.node().accept_done(addr);
-    match greeted {
+    match greeted.unwrap_or_else(|late| Err(late.into())) {
         Ok((theirs, torrent)) => connect(&shared, torrent, stream, addr, &theirs, false).await,
         Err(e) => debug!(%addr, "an incoming handshake fails: {e}"),
     }
@@ -59,12 +67,7 @@ async fn greet(shared: Arc<Shared>, mut stream: TcpStream, addr: SocketAddr) {
 
 /// Dials one address, then the connection's life.
 async fn dial(shared: Arc<Shared>, torrent: Arc<Torrent>, addr: SocketAddr) {
-    let dialled = async {
-        let mut stream = shared.network.connect(addr).await?;
-        let theirs = handshake::outgoing(&mut stream, torrent.meta.id.wire(), shared.peer_id).await?;
-        Ok::<_, std::io::Error>((stream, theirs))
-    };
-    match dialled.await {
+    match reach(&shared, &torrent, addr).await {
         Ok((stream, theirs)) => connect(&shared, torrent, stream, addr, &theirs, true).await,
         Err(e) => {
             debug!(torrent = %torrent.meta.name, %addr, "cannot connect: {e}");
@@ -74,11 +77,47 @@ async fn dial(shared: Arc<Shared>, torrent: Arc<Torrent>, addr: SocketAddr) {
     }
 }
 
+/// Dials one address as it was reached before or, if nobody knows, as its network suggests. A peer that closes without
+/// having understood is dialled once more at once: with encryption if that was without, and the other way round.
+async fn reach(shared: &Shared, torrent: &Torrent, addr: SocketAddr) -> io::Result<(Stream, Handshake)> {
+    let encryption = shared.config.encryption;
+    let known = shared.node().way(torrent.key, addr);
+    let mut encrypted = match encryption {
+        Encryption::Off => false,
+        Encryption::Prefer => known.encrypted,
+        Encryption::Require => true,
+    };
+    let (mut again, mut deadline) = (encryption == Encryption::Prefer, None);
+    loop {
+        let mut stream = Stream::from(shared.network.connect(addr).await?);
+        let deadline = *deadline.get_or_insert_with(|| tokio::time::Instant::now() + handshake::DEADLINE);
+        let hash = torrent.meta.id.wire();
+        let shaken = handshake::outgoing(&mut stream, hash, shared.peer_id, encryption, encrypted);
+        let failure = match timeout_at(deadline, shaken).await {
+            Ok(Ok(theirs)) => {
+                shared.node().reached(torrent.key, addr, Way { encrypted });
+                return Ok((stream, theirs));
+            }
+            Ok(Err(failure)) => failure,
+            Err(late) => Failure { cause: late.into(), not_understood: true },
+        };
+        if failure.not_understood && encryption == Encryption::Prefer {
+            encrypted = !encrypted;
+            // For the next time, if this one does not work either.
+            shared.node().reached(torrent.key, addr, Way { encrypted });
+        }
+        if !failure.not_understood || !std::mem::take(&mut again) || tokio::time::Instant::now() >= deadline {
+            return Err(failure.cause);
+        }
+        debug!(torrent = %torrent.meta.name, %addr, encrypted, "is dialled once more: {}", failure.cause);
+    }
+}
+
 /// A connection with both handshakes done: admitted by the node, it runs until it ends.
 async fn connect(
     shared: &Arc<Shared>,
     torrent: Arc<Torrent>,
-    stream: TcpStream,
+    stream: Stream,
     addr: SocketAddr,
     theirs: &Handshake,
     outgoing: bool,

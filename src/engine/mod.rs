@@ -10,6 +10,7 @@ mod content;
 mod copy;
 pub mod discovery;
 mod handshake;
+mod hashes;
 mod keeper;
 mod listen;
 mod mounted;
@@ -21,6 +22,7 @@ mod sending;
 mod serve;
 mod session;
 mod sources;
+mod stream;
 mod torrent;
 mod untold;
 

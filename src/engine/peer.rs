@@ -8,12 +8,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use socket2::SockRef;
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 use tracing::debug;
 
 use super::outbox::{Outbox, SLICES};
+use super::stream::Stream;
 use super::torrent::{End, Link, Torrent};
 use crate::metainfo::Request;
 use crate::node::Exchanged;
@@ -49,7 +47,7 @@ thread_local! {
 /// A connection whose handshakes are done.
 pub(super) struct Peer {
     pub(super) torrent: Arc<Torrent>,
-    stream: TcpStream,
+    stream: Stream,
     pub(super) key: PeerKey,
     pub(super) addr: SocketAddr,
     link: Arc<Link>,
@@ -95,13 +93,14 @@ impl Peer {
     /// Runs a connection to its end. `extended`: both sides have BEP 10.
     pub(super) async fn run(
         torrent: Arc<Torrent>,
-        stream: TcpStream,
+        stream: Stream,
         connected: Connected,
         extended: bool,
         link: Arc<Link>,
     ) {
         let (key, addr) = (connected.peer, connected.addr);
-        debug!(torrent = %torrent.meta.name, %addr, client = %connected.id, "connected");
+        let (utp, sealed) = (stream.is_utp(), stream.is_sealed());
+        debug!(torrent = %torrent.meta.name, %addr, client = %connected.id, utp, sealed, "connected");
         let mut seat = Seat { torrent: Arc::clone(&torrent), key, good: true };
         torrent.tell(Input::Connected(connected));
         let mut peer = Self {
@@ -155,7 +154,7 @@ impl Peer {
         let mut moved = 0;
         loop {
             let mut turn = None;
-            while self.outbox.len() > 0 && self.write(&mut moved)? {
+            while self.has_to_send() && self.write(&mut moved)? {
                 if self.outbox.len() <= self.reach() / 2 {
                     self.pull();
                 }
@@ -171,14 +170,12 @@ impl Peer {
             }
             drop(turn);
             give_way(&mut moved).await;
-            let writes = (self.outbox.len() > 0).then_some(Interest::WRITABLE);
-            let reads = self.read_held.is_none().then_some(Interest::READABLE);
-            let interest = [reads, writes].into_iter().flatten().reduce(Interest::add);
+            let (reads, writes) = (self.read_held.is_none(), self.has_to_send());
             let held = self.send_held.into_iter().chain(self.read_held).min().map(tokio::time::Instant::from_std);
             let stuck = self.stuck.map(|since| tokio::time::Instant::from_std(since + STUCK));
             tokio::select! {
-                ready = self.stream.ready(interest.unwrap_or(Interest::READABLE)), if interest.is_some() => {
-                    if ready?.is_readable() && self.read_held.is_none() {
+                readable = self.stream.ready(reads, writes), if reads || writes => {
+                    if readable? && reads {
                         moved += self.read()?.max(TURN / 64);
                     }
                 }
@@ -203,6 +200,10 @@ impl Peer {
                 }
             }
         }
+    }
+
+    fn has_to_send(&self) -> bool {
+        self.outbox.len() > 0 || self.stream.has_unsent()
     }
 
     /// Writes what waits; false if the socket is full.
@@ -249,8 +250,7 @@ impl Peer {
             while self.take_in(bytes, &mut seen)? {}
             self.has_read(granted, count, seen.used - seen.payload);
             if (1..=FEW).contains(&self.owes) {
-                // Only makes it sooner.
-                let _ = SockRef::from(&self.stream).set_tcp_quickack(true);
+                self.stream.acknowledge();
             }
             self.rest.clear();
             self.rest.extend_from_slice(&bytes[seen.used..]);

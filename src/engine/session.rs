@@ -17,6 +17,7 @@ use super::chunks::Chunks;
 use super::connect::{accept, decide};
 use super::content::Content;
 use super::copy::DiskCopy;
+use super::hashes::Hashes;
 use super::keeper::Keeper;
 use super::listen;
 use super::mounted::SessionContent;
@@ -91,7 +92,7 @@ pub(super) struct Shared {
     pub(super) node_wake: Notify,
     node: Mutex<Node>,
     torrents: RwLock<BTreeMap<TorrentKey, Arc<Torrent>>>,
-    pub(super) by_hash: RwLock<BTreeMap<[u8; 20], TorrentKey>>,
+    pub(super) by_hash: RwLock<Hashes>,
     pub(super) closing: AtomicBool,
     started: Instant,
     next_id: AtomicU64,

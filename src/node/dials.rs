@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::Source;
+use super::address::shared;
+use super::{Source, Way};
 use crate::swarm::TorrentKey;
 
 /// Addresses known of one torrent: libtorrent's limit, and 3,000 dials are 100 s at full rate.
@@ -63,6 +64,8 @@ struct Known {
     /// A boost makes it due no sooner: it misbehaved, refused us or closed at once.
     not_before: Option<Instant>,
     state: State,
+    /// How it was reached the last time.
+    way: Option<Way>,
     /// Random order among equals.
     tie: u32,
 }
@@ -198,7 +201,8 @@ impl Dials {
             }
             let tie = self.rng.random();
             let state = State::Dialling;
-            torrent.known.insert(addr, Known { user, hearsay, worked: false, fails: 0, not_before: None, state, tie });
+            let new = Known { user, hearsay, worked: false, fails: 0, not_before: None, state, way: None, tie };
+            torrent.known.insert(addr, new);
             torrent.set(addr, |known| known.state = State::Ready);
         }
     }
@@ -290,6 +294,20 @@ impl Dials {
                     Some(at) => State::Waiting(at),
                 };
             });
+        }
+    }
+
+    /// How to dial an address: as it was reached before. Else the handshake is hidden in public networks, where some
+    /// providers hold up what they take for BitTorrent; nobody does in a local one.
+    pub(super) fn way(&self, key: TorrentKey, addr: SocketAddr) -> Way {
+        let known = self.torrents.get(&key).and_then(|torrent| torrent.known.get(&addr));
+        known.and_then(|known| known.way).unwrap_or_else(|| Way { encrypted: !shared(addr.ip()) })
+    }
+
+    /// This is how to dial the address the next time.
+    pub(super) fn reached(&mut self, key: TorrentKey, addr: SocketAddr, way: Way) {
+        if let Some(known) = self.torrents.get_mut(&key).and_then(|torrent| torrent.known.get_mut(&addr)) {
+            known.way = Some(way);
         }
     }
 

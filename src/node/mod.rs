@@ -55,6 +55,13 @@ pub struct Limits {
     pub assembly_bytes: u64,
 }
 
+/// How a peer is connected to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// With an encryption handshake (MSE).
+    pub encrypted: bool,
+}
+
 /// What the process decides over all torrents.
 #[derive(Debug)]
 pub struct Node {
@@ -201,6 +208,17 @@ impl Node {
     pub fn next_dial(&mut self, now: Instant) -> Option<(TorrentKey, SocketAddr)> {
         let Self { dials, connections, .. } = self;
         dials.next(now, connections.left(), |addr| connections.banned(now, addr))
+    }
+
+    /// How to dial an address of [`Node::next_dial`].
+    #[must_use]
+    pub fn way(&self, torrent: TorrentKey, addr: SocketAddr) -> Way {
+        self.dials.way(torrent, canonical(addr))
+    }
+
+    /// A dialled address was reached in this way, or should be tried so the next time.
+    pub fn reached(&mut self, torrent: TorrentKey, addr: SocketAddr, way: Way) {
+        self.dials.reached(torrent, canonical(addr), way);
     }
 
     /// When [`Node::next_dial`] may have something. None: not before another call on this node.

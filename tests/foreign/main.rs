@@ -4,6 +4,7 @@
 mod support;
 
 mod create;
+mod encryption;
 mod get;
 mod harness;
 mod leechers;

@@ -330,6 +330,7 @@ pub(crate) fn aria2_with(lab: &Lab, torrent: &Path, dir: &Path, options: &[&str]
 /// qBittorrent with one torrent.
 pub(crate) struct QBittorrent {
     pub(crate) process: Running,
+    pub(crate) address: SocketAddr,
     api: SocketAddr,
 }
 
@@ -337,6 +338,12 @@ impl QBittorrent {
     /// Starts it on `dir`: what is there already is verified and seeded, the rest is downloaded.
     #[track_caller]
     pub(crate) fn start(lab: &Lab, torrent: &Path, dir: &Path) -> Self {
+        Self::start_with(lab, torrent, dir, &[])
+    }
+
+    /// As `start`, with more lines of its `[BitTorrent]` settings, as `Session\\Encryption=1`.
+    #[track_caller]
+    pub(crate) fn start_with(lab: &Lab, torrent: &Path, dir: &Path, more: &[&str]) -> Self {
         let address = lab.address();
         let name = format!("qbittorrent-{}", address.port());
         let profile = lab.subdir(&format!("qbittorrent-{}", address.ip()));
@@ -346,12 +353,13 @@ impl QBittorrent {
         let settings = format!(
             "[LegalNotice]\nAccepted=true\n[BitTorrent]\nSession\\DHTEnabled=false\nSession\\LSDEnabled=false\n\
              Session\\PeXEnabled=false\nSession\\BTProtocol=TCP\nSession\\InterfaceAddress={}\nSession\\Port={}\n\
-             Session\\SSRFMitigation=false\nSession\\QueueingSystemEnabled=false\nSession\\Preallocation=false\n\
+             Session\\SSRFMitigation=false\nSession\\QueueingSystemEnabled=false\nSession\\Preallocation=false\n{}\n\
              [Network]\nPortForwardingEnabled=false\n[Preferences]\nConnection\\UPnP=false\nWebUI\\Enabled=true\n\
              WebUI\\Address={}\nWebUI\\Port={}\nWebUI\\UseUPnP=false\nWebUI\\HostHeaderValidation=false\n\
              WebUI\\LocalHostAuth=false\nWebUI\\AuthSubnetWhitelistEnabled=true\nWebUI\\AuthSubnetWhitelist=0.0.0.0/0\n",
             address.ip(),
             address.port(),
+            more.join("\n"),
             api.ip(),
             api.port(),
         );
@@ -360,24 +368,38 @@ impl QBittorrent {
         command.arg(format!("--profile={}", profile.display())).arg(format!("--save-path={}", dir.display()));
         command.args(["--add-paused=false", "--skip-dialog=true"]).arg(torrent).env("HOME", &profile);
         let process = Running::spawn(&name, command, &lab.log(&name), LIFE);
-        let this = Self { process, api };
+        let this = Self { process, address, api };
         wait_until(Duration::from_secs(30), "qBittorrent has the torrent", || this.info().is_some());
         this
     }
 
     /// What it says of its torrent.
     pub(crate) fn info(&self) -> Option<serde_json::Value> {
+        let list: serde_json::Value = serde_json::from_slice(&self.ask("GET", "info", "")?).ok()?;
+        list.get(0).cloned()
+    }
+
+    /// Lets it dial a peer.
+    #[track_caller]
+    pub(crate) fn add_peer(&self, info_hash: &str, peer: SocketAddr) {
+        let answer = self.ask("POST", "addPeers", &format!("hashes={info_hash}&peers={peer}"));
+        let answer = String::from_utf8_lossy(&answer.expect("an answer")).into_owned();
+        assert!(answer.contains("\"added\":1"), "qBittorrent takes no peer: {answer}");
+    }
+
+    fn ask(&self, method: &str, what: &str, form: &str) -> Option<Vec<u8>> {
         let mut stream = TcpStream::connect(self.api).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-        write!(stream, "GET /api/v2/torrents/info HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n").ok()?;
+        let (kind, length) = ("application/x-www-form-urlencoded", form.len());
+        let head = format!("Host: t\r\nConnection: close\r\nContent-Type: {kind}\r\nContent-Length: {length}");
+        write!(stream, "{method} /api/v2/torrents/{what} HTTP/1.1\r\n{head}\r\n\r\n{form}").ok()?;
         // It keeps the connection open whatever it is asked.
         let mut reader = BufReader::new(stream);
         let head = reader.by_ref().lines().map_while(Result::ok).take_while(|line| !line.is_empty());
         let length = head.filter_map(|line| line.strip_prefix("content-length: ")?.parse().ok()).last()?;
         let mut body = vec![0; length];
         reader.read_exact(&mut body).ok()?;
-        let list: serde_json::Value = serde_json::from_slice(&body).ok()?;
-        list.get(0).cloned()
+        Some(body)
     }
 
     /// True when it has and has verified everything, and seeds it.
