@@ -17,6 +17,22 @@ pub enum Error {
         /// Why.
         cause: crate::metainfo::MetainfoError,
     },
+    /// Metadata that peers gave for a magnet link and that is refused.
+    #[error("{name}: {cause}")]
+    Metadata {
+        /// The torrent.
+        name: String,
+        /// Why.
+        cause: crate::metainfo::MetainfoError,
+    },
+    /// A magnet link that is refused.
+    #[error("{link}: {cause}")]
+    Magnet {
+        /// The link, shortened.
+        link: String,
+        /// Why.
+        cause: crate::metainfo::MagnetError,
+    },
     /// A file or directory that cannot be used.
     #[error("{path}: cannot {what}: {cause}", path = path.display())]
     Io {
@@ -98,6 +114,8 @@ impl Error {
                 cause.raw_os_error().unwrap_or(libc::EIO)
             }
             Self::Metainfo { .. }
+            | Self::Metadata { .. }
+            | Self::Magnet { .. }
             | Self::Data { .. }
             | Self::Cache { .. }
             | Self::Create { .. }

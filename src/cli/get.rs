@@ -15,7 +15,8 @@ use super::mount::Ending;
 use super::progress::{self, Rates, per_second, transfer_line};
 use super::rules::StopRules;
 use super::selection::Selection;
-use super::{log, options, say, source, values};
+use super::source::Source;
+use super::{awaiting, log, options, say, values};
 use crate::cache::{DataDir, VerifyReport};
 use crate::config::{Config, Fill};
 use crate::engine::{AddOptions, LocalCopy, Session};
@@ -29,7 +30,7 @@ const DRAW: Duration = Duration::from_millis(200);
 /// The command's arguments.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// A .torrent file
+    /// A .torrent file, a magnet link or an info-hash
     source: PathBuf,
     /// The directory that the copy goes to; what is there of it already is not fetched again
     #[arg(short = 'o', long = "output", value_name = "DIR", default_value = ".")]
@@ -54,10 +55,9 @@ pub(crate) struct Arguments {
 /// One sentence.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     log::start(arguments.verbosity.verbose);
-    let meta = Arc::new(source::read(&arguments.source)?);
-    let selection = Arc::new(Selection::new(&meta, &arguments.select)?);
+    let source = Source::read(&arguments.source)?;
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    let result = runtime.block_on(get(arguments, meta, selection));
+    let result = runtime.block_on(get(arguments, source));
     // A disk that does not answer holds nobody up.
     runtime.shutdown_background();
     let complete = result.map_err(|error| explain(error, &arguments.dir))?;
@@ -65,8 +65,35 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// True if everything is there in the end.
-async fn get(arguments: &Arguments, meta: Arc<Metainfo>, selection: Arc<Selection>) -> Result<bool> {
+async fn get(arguments: &Arguments, source: Source) -> Result<bool> {
     let mut ending = Ending::watch()?;
+    let config = Config {
+        fill: Fill::All,
+        data: Some(arguments.dir.clone()),
+        memory: arguments.memory,
+        ..arguments.network.config()
+    };
+    let (meta, found) = match source {
+        Source::Torrent(meta) => (Arc::new(*meta), None),
+        Source::Magnet(magnet) => {
+            let session = Session::start(config.clone())?;
+            let finding = session.find(magnet)?;
+            match awaiting::on_the_terminal(&finding, &mut ending).await? {
+                Some(meta) => (meta, Some((session, finding.magnet().clone()))),
+                None => {
+                    session.stop().await;
+                    return Ok(false);
+                }
+            }
+        }
+    };
+    let link = found.as_ref().map(|(_, magnet)| magnet);
+    let selection = match link {
+        Some(magnet) if arguments.select.is_empty() => Selection::of_indices(&meta, magnet.select.as_deref()),
+        _ => Selection::new(&meta, &arguments.select)?,
+    };
+    let selection = Arc::new(selection);
+    let peers = link.map(|magnet| magnet.peers.clone()).unwrap_or_default();
     let (name, dir) = (escaped(&meta.name), escaped(&arguments.dir.to_string_lossy()));
     let stop = Arc::new(AtomicBool::new(false));
     let check = {
@@ -90,15 +117,12 @@ async fn get(arguments: &Arguments, meta: Arc<Metainfo>, selection: Arc<Selectio
             return Ok(true);
         }
     }
-    let config = Config {
-        fill: Fill::All,
-        data: Some(arguments.dir.clone()),
-        memory: arguments.memory,
-        ..arguments.network.config()
+    let session = match found {
+        Some((session, _)) => session,
+        None => Session::start(config)?,
     };
-    let session = Session::start(config)?;
     let copy = Some(LocalCopy { data, have: report.have, unchecked: false });
-    let torrent = session.add(Arc::clone(&meta), AddOptions { copy, wanted: selection.bytes(&meta) })?;
+    let torrent = session.add(Arc::clone(&meta), AddOptions { copy, wanted: selection.bytes(&meta), peers })?;
     let mut lifetime = Lifetime::open(&meta.id);
     let port = session.port();
     let mut outcome = Ok(true);

@@ -6,8 +6,8 @@ use std::path::Path;
 use serde::{Serialize, Serializer};
 
 use super::scrape::{self, Scraped};
-use super::source;
-use crate::metainfo::{File, FileKind, Metainfo};
+use super::source::Source;
+use crate::metainfo::{File, FileKind, Magnet, Metainfo, TorrentId};
 
 /// Prints what is in the torrent at `path`, for people or, with `json`, for programs; with `scrape`, what its trackers
 /// say of it, too.
@@ -16,7 +16,17 @@ use crate::metainfo::{File, FileKind, Metainfo};
 /// One sentence if `path` cannot be read or is refused, or if `scrape` finds no tracker that answers. A reader of the
 /// output that goes away is no error.
 pub(crate) fn run(path: &Path, json: bool, scrape: bool) -> anyhow::Result<()> {
-    let meta = source::read(path)?;
+    let meta = match Source::read(path)? {
+        Source::Torrent(meta) => *meta,
+        Source::Magnet(_) if scrape => {
+            anyhow::bail!("{}: --scrape needs the .torrent file", escaped(&path.to_string_lossy()))
+        }
+        Source::Magnet(magnet) => {
+            let mut out = BufWriter::new(io::stdout().lock());
+            let printed = if json { magnet_json(&magnet, &mut out) } else { magnet_text(&magnet, &mut out) };
+            return super::printed(printed.and_then(|()| out.flush()));
+        }
+    };
     let scraped = if scrape { Some(scrape::all(&meta)?) } else { None };
     let mut out = BufWriter::new(io::stdout().lock());
     let printed = if json { print_json(&meta, scraped.as_deref(), &mut out) } else { print_text(&meta, &mut out) };
@@ -64,6 +74,7 @@ fn print_text(meta: &Metainfo, out: &mut impl Write) -> io::Result<()> {
     for url in &meta.web_seeds {
         line("web seed", escaped(url))?;
     }
+    line("magnet", Magnet::to(meta).to_string())?;
     let shown = meta.files.iter().filter(|file| file.visible());
     line("files", shown.clone().count().to_string())?;
     let width = shown.clone().map(|file| file.length).max().unwrap_or_default().to_string().len();
@@ -84,6 +95,48 @@ fn print_text(meta: &Metainfo, out: &mut impl Write) -> io::Result<()> {
     }
 }
 
+/// What awaits a magnet link, and what it says.
+const AWAITED: &str = "awaited: mount and get ask the torrent's peers for it";
+
+fn magnet_text(magnet: &Magnet, out: &mut impl Write) -> io::Result<()> {
+    let mut line = |key: &str, value: &str| writeln!(out, "{key:<13} {}", escaped(value));
+    line("name", magnet.name.as_deref().unwrap_or("(not in the link)"))?;
+    line("info-hash", &magnet.id.to_string())?;
+    if let Some(v2) = magnet.id.v1.and(magnet.id.v2) {
+        line("info-hash v2", &TorrentId { v1: None, v2: Some(v2) }.to_string())?;
+    }
+    line("metadata", AWAITED)?;
+    for (tier, url) in (1..).zip(magnet.trackers.iter().flatten()) {
+        line("tracker", &format!("{url} (tier {tier})"))?;
+    }
+    magnet.web_seeds.iter().try_for_each(|url| line("web seed", url))?;
+    magnet.peers.iter().try_for_each(|peer| line("peer", &peer.to_string()))?;
+    magnet.nodes.iter().try_for_each(|node| line("DHT node", &node.to_string()))?;
+    magnet
+        .select
+        .iter()
+        .flatten()
+        .try_for_each(|files| line("selected", &format!("files {} to {}", files.start, files.end - 1)))
+}
+
+fn magnet_json(magnet: &Magnet, out: &mut impl Write) -> io::Result<()> {
+    let list = |hosts: &[crate::metainfo::HostPort]| hosts.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let v2 = magnet.id.v1.and(magnet.id.v2).map(|v2| TorrentId { v1: None, v2: Some(v2) }.to_string());
+    let select = magnet.select.as_ref().map(|ranges| ranges.iter().map(|r| [r.start, r.end - 1]).collect::<Vec<_>>());
+    let json = serde_json::json!({
+        "name": magnet.name,
+        "info_hash": magnet.id.to_string(),
+        "info_hash_v2": v2,
+        "metadata": AWAITED,
+        "trackers": magnet.trackers,
+        "web_seeds": magnet.web_seeds,
+        "peers": list(&magnet.peers),
+        "dht_nodes": list(&magnet.nodes),
+        "selected": select,
+    });
+    writeln!(out, "{json}")
+}
+
 fn print_json(meta: &Metainfo, scraped: Option<&[Scraped]>, out: &mut impl Write) -> io::Result<()> {
     #[derive(Serialize)]
     struct Info<'a> {
@@ -100,6 +153,7 @@ fn print_json(meta: &Metainfo, scraped: Option<&[Scraped]>, out: &mut impl Write
         creation_date: Option<String>,
         trackers: &'a [Vec<String>],
         web_seeds: &'a [String],
+        magnet: String,
         #[serde(serialize_with = "list")]
         files: &'a [File],
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -139,6 +193,7 @@ fn print_json(meta: &Metainfo, scraped: Option<&[Scraped]>, out: &mut impl Write
         creation_date: meta.creation_date.map(iso8601),
         trackers: &meta.trackers,
         web_seeds: &meta.web_seeds,
+        magnet: Magnet::to(meta).to_string(),
         files: &meta.files,
         scrape: scraped,
     };

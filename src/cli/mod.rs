@@ -1,5 +1,6 @@
 //! The command line: one file per command. Errors are one sentence on stderr; exit code 1 for failures, 2 for usage.
 
+mod awaiting;
 mod background;
 mod cache;
 mod create;
@@ -43,9 +44,9 @@ enum Command {
     Mount(mount::Arguments),
     /// Serve a copy of a torrent to its swarm
     Seed(seed::Arguments),
-    /// Show what is in a .torrent file
+    /// Show what is in a .torrent file, or what a magnet link says
     Info {
-        /// A .torrent file
+        /// A .torrent file, a magnet link or an info-hash
         source: PathBuf,
         /// For programs: one JSON object
         #[arg(long)]

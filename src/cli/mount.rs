@@ -1,5 +1,6 @@
 //! `swarmfs mount`: torrents as directories, in the background once the mount answers.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -7,22 +8,25 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use super::background::{self, Role};
-use super::{log, options, source};
+use super::selection::Selection;
+use super::source::Source;
+use super::{awaiting, log, options};
 use crate::cache::DataDir;
 use crate::config::Config;
-use crate::engine::{AddOptions, LocalCopy, Session};
+use crate::engine::{AddOptions, Finding, LocalCopy, Session};
 use crate::error::Error;
-use crate::fs::{self, MountOptions, Tree};
-use crate::metainfo::Metainfo;
+use crate::fs::{self, MountOptions, Mounted, Tree};
+use crate::metainfo::{Magnet, Metainfo};
 
 /// The command's arguments.
 #[derive(Debug, clap::Args)]
 #[command(override_usage = "swarmfs mount [OPTIONS] SOURCE... MOUNTPOINT")]
 pub(crate) struct Arguments {
-    /// .torrent files, then an empty directory
+    /// .torrent files, magnet links or info-hashes, then an empty directory
     #[arg(required = true, num_args = 1.., value_name = "SOURCE... MOUNTPOINT")]
     paths: Vec<PathBuf>,
     /// Stay in the foreground
@@ -96,9 +100,10 @@ fn serve(
     mountpoint: &Path,
     ready: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
-    let metas = sources.iter().map(|s| source::read(s).map(Arc::new)).collect::<Result<Vec<_>>>()?;
-    if let Some(twin) = metas.iter().enumerate().find_map(|(i, m)| metas[..i].iter().find(|o| o.id == m.id)) {
-        return Err(Error::Duplicate(twin.id).into());
+    let sources = sources.iter().map(|source| Source::read(source)).collect::<Result<Vec<_>>>()?;
+    let mut seen = BTreeSet::new();
+    if let Some(twin) = sources.iter().map(Source::id).find(|id| !seen.insert(id.wire())) {
+        return Err(Error::Duplicate(twin).into());
     }
     let config = arguments.storage.apply(arguments.network.config());
     let options = MountOptions {
@@ -108,14 +113,14 @@ fn serve(
         ..MountOptions::default()
     };
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    let result = runtime.block_on(mount(metas, config, mountpoint, &options, ready));
+    let result = runtime.block_on(mount(sources, config, mountpoint, &options, ready));
     // What is still blocked by a copy of the mount elsewhere ends with the process.
     runtime.shutdown_background();
     result
 }
 
 async fn mount(
-    metas: Vec<Arc<Metainfo>>,
+    sources: Vec<Source>,
     config: Config,
     mountpoint: &Path,
     options: &MountOptions,
@@ -127,17 +132,37 @@ async fn mount(
     let data = config.data.clone();
     refuse_inside(mountpoint, config.cache_dir.as_deref().filter(|_| config.cache_size > 0), "--cache-dir")?;
     refuse_inside(mountpoint, data.as_deref(), "--data")?;
-    let copies = |meta| tokio::task::block_in_place(|| data.as_deref().map(|dir| copy_in(dir, meta)).transpose());
-    let copies = metas.iter().map(|meta| copies(meta)).collect::<Result<Vec<_>, Error>>()?;
-    let session = Session::start(config)?;
-    let add = |(meta, copy): (Arc<Metainfo>, _)| {
-        session.add(Arc::clone(&meta), AddOptions { copy, ..AddOptions::default() }).map(|key| (key, meta))
-    };
-    let torrents = metas.into_iter().zip(copies).map(add).collect::<Result<Vec<_>, Error>>()?;
-    let tree = Tree::new(&torrents);
+    let copy = |meta: &Metainfo| tokio::task::block_in_place(|| copy_in(data.as_deref(), meta));
+    // Before anybody hears of us.
+    let prepared = sources.into_iter().map(|source| match source {
+        Source::Torrent(meta) => Ok(Ok((AddOptions { copy: copy(&meta)?, ..AddOptions::default() }, Arc::new(*meta)))),
+        Source::Magnet(magnet) => Ok(Err(magnet)),
+    });
+    let prepared = prepared.collect::<Result<Vec<_>, Error>>()?;
+    let session = Arc::new(Session::start(config)?);
+    let (mut there, mut awaited) = (Vec::new(), Vec::new());
+    for source in prepared {
+        let (options, meta) = match source {
+            Ok(torrent) => torrent,
+            Err(magnet) => {
+                let finding = session.find(magnet)?;
+                let Some(meta) = finding.known() else {
+                    awaited.push(finding);
+                    continue;
+                };
+                (linked(&meta, finding.magnet(), copy(&meta)?), meta)
+            }
+        };
+        there.push((session.add(Arc::clone(&meta), options)?, meta));
+    }
     let content = session.content();
-    let mounted = tokio::task::block_in_place(|| fs::mount(tree, content, mountpoint, options))?;
+    let mounted = tokio::task::block_in_place(|| fs::mount(Tree::new(&there), content, mountpoint, options))?;
     ready()?;
+    let mounted = Arc::new(mounted);
+    let mut arrivals = JoinSet::new();
+    for finding in awaited {
+        arrivals.spawn(arrive(Arc::clone(&session), Arc::clone(&mounted), data.clone(), finding));
+    }
     info!("mounted on {}", mounted.mountpoint().display());
 
     let unmounter = mounted.unmounter();
@@ -146,6 +171,7 @@ async fn mount(
         () = ending.signal() => {}
         _ = outside => info!("unmounted from outside"),
     }
+    arrivals.abort_all();
     let unmount = tokio::task::spawn_blocking(move || unmounter.unmount());
     let end = async {
         let (unmounted, ()) = tokio::join!(unmount, session.stop());
@@ -160,10 +186,35 @@ async fn mount(
     Ok(())
 }
 
+/// A torrent appears in the mount once its metadata is there.
+async fn arrive(session: Arc<Session>, mounted: Arc<Mounted>, data: Option<PathBuf>, finding: Finding) {
+    let name = finding.magnet().label();
+    let shown = async {
+        let meta = awaiting::in_the_log(&finding).await?;
+        let there = Arc::clone(&meta);
+        let copy = tokio::task::spawn_blocking(move || copy_in(data.as_deref(), &there));
+        let copy = copy.await.context("the copy was not looked at")??;
+        let key = session.add(Arc::clone(&meta), linked(&meta, finding.magnet(), copy))?;
+        info!(torrent = %meta.name, "its metadata is there: it appears in the mount");
+        // It asks the kernel to forget what it has listed.
+        tokio::task::spawn_blocking(move || mounted.add(key, &meta)).await.context("the mount was not told")
+    };
+    if let Err(error) = shown.await {
+        warn!(torrent = %name, "it cannot be mounted: {error:#}");
+    }
+}
+
+/// How a torrent of a magnet link is added.
+fn linked(meta: &Metainfo, link: &Magnet, copy: Option<LocalCopy>) -> AddOptions {
+    let wanted = Selection::of_indices(meta, link.select.as_deref()).bytes(meta);
+    AddOptions { copy, wanted, peers: link.peers.clone() }
+}
+
 /// The user's own copy of a torrent in `dir`, made as far as it is not there. What is there is hashed later.
-fn copy_in(dir: &Path, meta: &Metainfo) -> Result<LocalCopy, Error> {
+fn copy_in(dir: Option<&Path>, meta: &Metainfo) -> Result<Option<LocalCopy>, Error> {
+    let Some(dir) = dir else { return Ok(None) };
     let data = DataDir::create(meta, dir, None)?;
-    Ok(LocalCopy { have: data.candidates(meta), data, unchecked: true })
+    Ok(Some(LocalCopy { have: data.candidates(meta), data, unchecked: true }))
 }
 
 /// Refuses a directory below the mountpoint: the mount would hide it, and to read it would be to read the mount.

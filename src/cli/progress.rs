@@ -32,6 +32,11 @@ pub(crate) fn seeding_bar(name: &str) -> ProgressBar {
     bar(0, "{prefix:20!} {msg}").with_prefix(printable(name))
 }
 
+/// A line that says what is waited for.
+pub(crate) fn waiting_bar(name: &str) -> ProgressBar {
+    bar(0, "{prefix:20!} {msg}").with_prefix(printable(name))
+}
+
 fn bar(total: u64, template: &str) -> ProgressBar {
     // The templates are constants: the default bar would stand in for a mistake in one.
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());

@@ -41,7 +41,7 @@ pub(crate) struct Arguments {
 /// One sentence.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     log::start(arguments.verbosity.verbose);
-    let meta = source::read(&arguments.torrent)?;
+    let meta = source::torrent(&arguments.torrent)?;
     let data = DataDir::open(&meta, &arguments.data)?;
     let bar = progress::bytes_bar(&format!("checking {}", meta.name), meta.geometry.total());
     let report = data.verify(&meta, &|bytes| bar.inc(bytes), &AtomicBool::new(false))?;
@@ -71,7 +71,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         let session = Session::start(config)?;
         // Nothing is wanted: what is there is given, and what is missing stays so.
         let copy = Some(LocalCopy { data, have: report.have, unchecked: false });
-        let torrent = session.add(Arc::clone(&meta), AddOptions { copy, wanted: Some(Vec::new()) })?;
+        let torrent =
+            session.add(Arc::clone(&meta), AddOptions { copy, wanted: Some(Vec::new()), ..AddOptions::default() })?;
         for (path, why) in &report.bad_files {
             warn!("{}: {why}", path.display());
         }

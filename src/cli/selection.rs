@@ -50,6 +50,16 @@ impl Selection {
         Ok(Self { files: Some(files) })
     }
 
+    /// The files of these indices, as a magnet link selects them (BEP 53); all of them if it selects none that are there.
+    pub(crate) fn of_indices(meta: &Metainfo, select: Option<&[Range<u32>]>) -> Self {
+        let selected = |index: usize| {
+            let ranges = select.unwrap_or_default().iter();
+            u32::try_from(index).is_ok_and(|index| ranges.into_iter().any(|range| range.contains(&index)))
+        };
+        let files: Vec<bool> = (0..meta.files.len()).map(selected).collect();
+        Self { files: Some(files).filter(|files| files.contains(&true)) }
+    }
+
     /// The torrent bytes of these files; none: all.
     pub(crate) fn bytes(&self, meta: &Metainfo) -> Option<Vec<Range<u64>>> {
         self.files.as_ref().map(|_| self.of(meta).filter(|file| file.length > 0).map(File::bytes).collect())

@@ -1,4 +1,5 @@
-//! What a command is given as SOURCE: a .torrent file today; other kinds are refused with a sentence until they are built.
+//! What a command is given as SOURCE: a .torrent file, a magnet link or an info-hash, or a file that holds a magnet link;
+//! other kinds are refused with a sentence until they are built.
 
 use std::fs;
 use std::io::Read;
@@ -6,49 +7,109 @@ use std::path::Path;
 
 use super::info::escaped;
 use crate::Error;
-use crate::metainfo::{Metainfo, MetainfoError};
+use crate::metainfo::{Magnet, MagnetError, Metainfo, MetainfoError, TorrentId};
 
-/// The torrent that a SOURCE names: today, a .torrent file.
+/// What of a link is shown in errors, characters: its info-hash, and no tracker's passkey.
+const SHOWN: usize = 64;
+
+/// A torrent, or what names one.
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
+    /// What a .torrent file says.
+    Torrent(Box<Metainfo>),
+    /// Its metadata has to be found.
+    Magnet(Magnet),
+}
+
+impl Source {
+    /// Reads a SOURCE.
+    ///
+    /// # Errors
+    /// One sentence if SOURCE is a kind that is not built yet, cannot be read, or is refused.
+    pub(crate) fn read(source: &Path) -> anyhow::Result<Self> {
+        if let Some(kind) = not_built(source) {
+            anyhow::bail!(
+                "{}: {kind} as SOURCE is not built yet; save the .torrent file and give its path",
+                escaped(&source.to_string_lossy())
+            );
+        }
+        if let Some(text) = source.to_str().filter(|text| names(text) && !source.exists()) {
+            return magnet(text).map_err(|cause| refused_link(text, cause).into());
+        }
+        let bytes = file(source)?;
+        if let Some(text) = str::from_utf8(&bytes).ok().map(str::trim).filter(|text| starts_with(text, "magnet:")) {
+            return magnet(text).map_err(|cause| refused_link(&source.to_string_lossy(), cause).into());
+        }
+        let refused = |cause: MetainfoError| Error::Metainfo { path: source.to_owned(), cause };
+        Ok(Self::Torrent(Box::new(Metainfo::parse(&bytes).map_err(refused)?)))
+    }
+
+    /// The torrent's identity. Of a magnet link it may be half of it.
+    pub(crate) fn id(&self) -> TorrentId {
+        match self {
+            Self::Torrent(meta) => meta.id,
+            Self::Magnet(magnet) => magnet.id,
+        }
+    }
+}
+
+/// The torrent of a .torrent file, for a command that needs one.
 ///
 /// # Errors
-/// One sentence if SOURCE is a kind that is not built yet, cannot be read, or is refused.
-pub(crate) fn read(source: &Path) -> anyhow::Result<Metainfo> {
-    if let Some(kind) = not_built(source) {
-        anyhow::bail!(
-            "{}: {kind} as SOURCE is not built yet; save the .torrent file and give its path",
-            escaped(&source.to_string_lossy())
-        );
+/// One sentence if SOURCE is something else, cannot be read, or is refused.
+pub(crate) fn torrent(source: &Path) -> anyhow::Result<Metainfo> {
+    match Source::read(source)? {
+        Source::Torrent(meta) => Ok(*meta),
+        Source::Magnet(magnet) => anyhow::bail!(
+            "{}: a magnet link says nothing of the pieces; give the .torrent file",
+            escaped(&magnet.label())
+        ),
     }
+}
+
+fn magnet(text: &str) -> Result<Source, MagnetError> {
+    let magnet = Magnet::parse(text)?;
+    if magnet.id.v1.is_some() { Ok(Source::Magnet(magnet)) } else { Err(MagnetError::V2Only) }
+}
+
+fn refused_link(text: &str, cause: MagnetError) -> Error {
+    let mut link: String = text.chars().take(SHOWN).collect();
+    if link.len() < text.len() {
+        link.push_str("...");
+    }
+    Error::Magnet { link: escaped(&link), cause }
+}
+
+fn file(source: &Path) -> Result<Vec<u8>, Error> {
     let error = |what| move |error| Error::Io { path: source.to_owned(), what, cause: error };
     let file = fs::File::open(source).map_err(error("open"))?;
     let length = file.metadata().map_err(error("read"))?.len().min(Metainfo::MAX_FILE);
     // One byte past the limit tells a file that is too large from one that is just at it.
     let mut bytes = Vec::with_capacity(usize::try_from(length + 1).unwrap_or_default());
     file.take(Metainfo::MAX_FILE + 1).read_to_end(&mut bytes).map_err(error("read"))?;
-    let refused = |cause: MetainfoError| Error::Metainfo { path: source.to_owned(), cause };
-    Ok(Metainfo::parse(&bytes).map_err(refused)?)
+    Ok(bytes)
 }
 
 /// What a SOURCE is, if it is a kind that is not built yet. What exists under that path is taken as a file.
 fn not_built(source: &Path) -> Option<&'static str> {
     let text = source.to_str()?;
-    let starts = |prefix: &str| text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
-    let all = |test: fn(&u8) -> bool| text.as_bytes().iter().all(test);
     if source.is_dir() {
         return Some("a folder of torrents");
     }
-    if source.exists() {
-        return None;
-    }
-    if starts("magnet:") {
-        return Some("a magnet link");
-    }
-    if starts("http://") || starts("https://") {
-        return Some("an address");
-    }
+    let address = starts_with(text, "http://") || starts_with(text, "https://");
+    (address && !source.exists()).then_some("an address")
+}
+
+/// True for what is no path but names a torrent, rightly or not.
+fn names(text: &str) -> bool {
+    let all = |test: fn(&u8) -> bool| text.as_bytes().iter().all(test);
     let base32 = |byte: &u8| byte.is_ascii_alphabetic() || (b'2'..=b'7').contains(byte);
-    let hash = matches!(text.len(), 40 | 64) && all(u8::is_ascii_hexdigit) || text.len() == 32 && all(base32);
-    hash.then_some("an info-hash")
+    let hash = matches!(text.len(), 40 | 64 | 68) && all(u8::is_ascii_hexdigit) || text.len() == 32 && all(base32);
+    hash || starts_with(text, "magnet:")
+}
+
+fn starts_with(text: &str, prefix: &str) -> bool {
+    text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }
 
 #[cfg(test)]
@@ -58,9 +119,25 @@ mod tests {
     #[test]
     fn sources_that_are_not_built_are_named() {
         let kind = |text: &str| not_built(Path::new(text));
-        assert_eq!(kind("magnet:?xt=urn:btih:x"), Some("a magnet link"));
         assert_eq!(kind("HTTPS://example.com/a.torrent"), Some("an address"));
-        assert_eq!(kind(&"aB".repeat(20)), Some("an info-hash"));
+        assert_eq!(kind("/"), Some("a folder of torrents"));
         assert_eq!(kind("missing.torrent"), None);
+    }
+
+    #[test]
+    fn links_and_hashes_are_told_from_paths() {
+        for link in ["magnet:?xt=urn:btih:x", "MAGNET:", &"aB".repeat(20), &"a2".repeat(16), &"0".repeat(64)] {
+            assert!(names(link), "{link}");
+        }
+        for path in ["missing.torrent", "a", &"z".repeat(40), "http://a"] {
+            assert!(!names(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_refused_link_shows_its_beginning_only() {
+        let link = format!("magnet:?xt=urn:btih:{}&tr=http://t.example/announce?passkey=secret", "z".repeat(40));
+        let sentence = refused_link(&link, MagnetError::Hash).to_string();
+        assert!(sentence.starts_with("magnet:?xt=urn:btih:zzz") && !sentence.contains("secret"), "{sentence}");
     }
 }

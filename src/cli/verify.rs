@@ -63,7 +63,7 @@ struct Summary<'a> {
 /// # Errors
 /// One sentence if the torrent or the directory cannot be read.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let meta = source::read(&arguments.torrent)?;
+    let meta = source::torrent(&arguments.torrent)?;
     let data = DataDir::open(&meta, &arguments.data)?;
     let bar = progress::bytes_bar(&format!("checking {}", meta.name), meta.geometry.total());
     let report = data.verify(&meta, &|bytes| bar.inc(bytes), &AtomicBool::new(false))?;

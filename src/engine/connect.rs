@@ -10,15 +10,56 @@ use tokio::net::TcpListener;
 use tokio::time::{timeout, timeout_at};
 use tracing::{debug, warn};
 
+use super::awaited::Awaited;
 use super::handshake::{self, Failure};
+use super::links::{End, Links};
 use super::peer::Peer;
 use super::session::Shared;
 use super::stream::Stream;
-use super::torrent::{End, Torrent};
+use super::torrent::Torrent;
 use crate::config::Encryption;
 use crate::node::Way;
-use crate::swarm::{Connected, Input, PeerKey};
+use crate::swarm::{Connected, Input, PeerKey, TorrentKey};
 use crate::wire::Handshake;
+
+/// What a connection is for.
+#[derive(Clone)]
+pub(super) enum Target {
+    Torrent(Arc<Torrent>),
+    /// Its metadata is not there yet.
+    Awaited(Arc<Awaited>),
+}
+
+impl Target {
+    fn key(&self) -> TorrentKey {
+        match self {
+            Self::Torrent(torrent) => torrent.key,
+            Self::Awaited(awaited) => awaited.key,
+        }
+    }
+
+    /// The torrent as the wire names it.
+    fn info_hash(&self) -> [u8; 20] {
+        match self {
+            Self::Torrent(torrent) => torrent.meta.id.wire(),
+            Self::Awaited(awaited) => awaited.id.wire(),
+        }
+    }
+
+    fn name(&self) -> &str {
+        match self {
+            Self::Torrent(torrent) => &torrent.meta.name,
+            Self::Awaited(awaited) => &awaited.name,
+        }
+    }
+
+    fn links(&self) -> &Links {
+        match self {
+            Self::Torrent(torrent) => &torrent.links,
+            Self::Awaited(awaited) => &awaited.links,
+        }
+    }
+}
 
 /// Accepts connections until the session ends.
 pub(super) async fn accept(shared: Arc<Shared>, listener: TcpListener) {
@@ -52,7 +93,7 @@ pub(super) async fn accept(shared: Arc<Shared>, listener: TcpListener) {
 async fn greet(shared: Arc<Shared>, mut stream: Stream, addr: SocketAddr) {
     let find = |hash: &[u8; 20]| {
         let key = shared.by_hash.read().unwrap_or_else(PoisonError::into_inner).get(hash).copied();
-        key.and_then(|key| shared.torrent(key))
+        key.and_then(|key| shared.target(key))
     };
     let unveil = |which: &[u8; 20]| shared.by_hash.read().unwrap_or_else(PoisonError::into_inner).unveil(which);
     let encryption = shared.config.encryption;
@@ -60,18 +101,18 @@ async fn greet(shared: Arc<Shared>, mut stream: Stream, addr: SocketAddr) {
     let greeted = timeout(handshake::DEADLINE, greeting).await;
     shared.node().accept_done(addr);
     match greeted.unwrap_or_else(|late| Err(late.into())) {
-        Ok((theirs, torrent)) => connect(&shared, torrent, stream, addr, &theirs, false).await,
+        Ok((theirs, target)) => connect(&shared, target, stream, addr, &theirs, false).await,
         Err(e) => debug!(%addr, "an incoming handshake fails: {e}"),
     }
 }
 
 /// Dials one address, then the connection's life.
-async fn dial(shared: Arc<Shared>, torrent: Arc<Torrent>, addr: SocketAddr) {
-    match reach(&shared, &torrent, addr).await {
-        Ok((stream, theirs)) => connect(&shared, torrent, stream, addr, &theirs, true).await,
+async fn dial(shared: Arc<Shared>, target: Target, addr: SocketAddr) {
+    match reach(&shared, &target, addr).await {
+        Ok((stream, theirs)) => connect(&shared, target, stream, addr, &theirs, true).await,
         Err(e) => {
-            debug!(torrent = %torrent.meta.name, %addr, "cannot connect: {e}");
-            shared.node().dial_failed(Instant::now(), torrent.key, addr);
+            debug!(torrent = %target.name(), %addr, "cannot connect: {e}");
+            shared.node().dial_failed(Instant::now(), target.key(), addr);
             shared.node_wake.notify_one();
         }
     }
@@ -79,9 +120,9 @@ async fn dial(shared: Arc<Shared>, torrent: Arc<Torrent>, addr: SocketAddr) {
 
 /// Dials one address as it was reached before or, if nobody knows, as its network suggests. A peer that closes without
 /// having understood is dialled once more at once: with encryption if that was without, and the other way round.
-async fn reach(shared: &Shared, torrent: &Torrent, addr: SocketAddr) -> io::Result<(Stream, Handshake)> {
+async fn reach(shared: &Shared, target: &Target, addr: SocketAddr) -> io::Result<(Stream, Handshake)> {
     let encryption = shared.config.encryption;
-    let known = shared.node().way(torrent.key, addr);
+    let known = shared.node().way(target.key(), addr);
     let mut encrypted = match encryption {
         Encryption::Off => false,
         Encryption::Prefer => known.encrypted,
@@ -91,11 +132,11 @@ async fn reach(shared: &Shared, torrent: &Torrent, addr: SocketAddr) -> io::Resu
     loop {
         let mut stream = Stream::from(shared.network.connect(addr).await?);
         let deadline = *deadline.get_or_insert_with(|| tokio::time::Instant::now() + handshake::DEADLINE);
-        let hash = torrent.meta.id.wire();
+        let hash = target.info_hash();
         let shaken = handshake::outgoing(&mut stream, hash, shared.peer_id, encryption, encrypted);
         let failure = match timeout_at(deadline, shaken).await {
             Ok(Ok(theirs)) => {
-                shared.node().reached(torrent.key, addr, Way { encrypted });
+                shared.node().reached(target.key(), addr, Way { encrypted });
                 return Ok((stream, theirs));
             }
             Ok(Err(failure)) => failure,
@@ -104,19 +145,19 @@ async fn reach(shared: &Shared, torrent: &Torrent, addr: SocketAddr) -> io::Resu
         if failure.not_understood && encryption == Encryption::Prefer {
             encrypted = !encrypted;
             // For the next time, if this one does not work either.
-            shared.node().reached(torrent.key, addr, Way { encrypted });
+            shared.node().reached(target.key(), addr, Way { encrypted });
         }
         if !failure.not_understood || !std::mem::take(&mut again) || tokio::time::Instant::now() >= deadline {
             return Err(failure.cause);
         }
-        debug!(torrent = %torrent.meta.name, %addr, encrypted, "is dialled once more: {}", failure.cause);
+        debug!(torrent = %target.name(), %addr, encrypted, "is dialled once more: {}", failure.cause);
     }
 }
 
 /// A connection with both handshakes done: admitted by the node, it runs until it ends.
 async fn connect(
     shared: &Arc<Shared>,
-    torrent: Arc<Torrent>,
+    target: Target,
     stream: Stream,
     addr: SocketAddr,
     theirs: &Handshake,
@@ -124,20 +165,23 @@ async fn connect(
 ) {
     let peer = PeerKey(shared.id());
     // From here on whoever replaces or ends this connection finds it.
-    let link = torrent.attach(peer);
-    let admitted = shared.node().connected(Instant::now(), peer, torrent.key, addr, theirs.peer_id, outgoing);
+    let link = target.links().attach(peer);
+    let admitted = shared.node().connected(Instant::now(), peer, target.key(), addr, theirs.peer_id, outgoing);
     match admitted {
-        Ok(replaced) => replaced.into_iter().for_each(|old| torrent.end(old, End::Replaced)),
+        Ok(replaced) => replaced.into_iter().for_each(|old| shared.end(target.key(), old, End::Replaced)),
         Err(why) => {
-            torrent.detach(peer);
-            return debug!(torrent = %torrent.meta.name, %addr, "a connection is refused: {why}");
+            target.links().detach(peer);
+            return debug!(torrent = %target.name(), %addr, "a connection is refused: {why}");
         }
     }
     if shared.closing.load(Ordering::SeqCst) {
-        torrent.end(peer, End::Session);
+        target.links().end(peer, End::Session);
     }
     let connected = Connected { peer, addr, id: theirs.peer_id, fast: theirs.fast(), outgoing };
-    Peer::run(torrent, stream, connected, theirs.extended(), link).await;
+    match target {
+        Target::Torrent(torrent) => Peer::run(torrent, stream, connected, theirs.extended(), link, false).await,
+        Target::Awaited(awaited) => awaited.run(stream, connected, theirs.extended(), link).await,
+    }
 }
 
 /// Dials, rechokes and lets torrents ask for more when the node says so.
@@ -154,8 +198,8 @@ pub(super) async fn decide(shared: Arc<Shared>) {
             (dials, rechoke, asks, exchanges, next)
         };
         for (key, addr) in dials {
-            if let Some(torrent) = shared.torrent(key) {
-                tokio::spawn(dial(Arc::clone(&shared), torrent, addr));
+            if let Some(target) = shared.target(key) {
+                tokio::spawn(dial(Arc::clone(&shared), target, addr));
             }
         }
         for (key, bytes) in asks {
@@ -174,6 +218,17 @@ pub(super) async fn decide(shared: Arc<Shared>) {
         tokio::select! {
             () = tokio::time::sleep_until(next.unwrap_or(now).into()) => {}
             () = shared.node_wake.notified() => {}
+        }
+    }
+}
+
+impl Shared {
+    /// Ends a connection of a torrent, whether its metadata has just come or not.
+    fn end(&self, key: TorrentKey, peer: PeerKey, why: End) {
+        let awaited = self.awaited.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        let awaited = awaited.map(Target::Awaited);
+        for target in self.torrent(key).map(Target::Torrent).into_iter().chain(awaited) {
+            target.links().end(peer, why);
         }
     }
 }

@@ -4,15 +4,19 @@
 //! does IO under one.
 
 mod assembly;
+mod awaited;
 mod chunks;
 mod connect;
 mod content;
 mod copy;
 pub mod discovery;
+mod find;
 mod handshake;
 mod hashes;
 mod keeper;
+mod links;
 mod listen;
+mod metadata;
 mod mounted;
 mod network;
 mod outbox;
@@ -28,5 +32,6 @@ mod untold;
 
 pub use chunks::Chunk;
 pub use content::{Backing, Bytes, Content, Reply};
+pub use find::Finding;
 pub use network::Network;
 pub use session::{AddOptions, LocalCopy, Session};

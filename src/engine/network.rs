@@ -139,7 +139,6 @@ impl Network {
     }
 
     /// An HTTP client that leaves by this network. It follows no redirect and knows no proxy of the environment's.
-    #[must_use]
     pub fn http(&self, builder: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
         builder.no_proxy().redirect(reqwest::redirect::Policy::none()).referer(false).local_address(self.0.bind)
     }

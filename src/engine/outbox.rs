@@ -74,6 +74,11 @@ impl Outbox {
         self.length
     }
 
+    /// Bytes of messages that go before every block that is not begun.
+    pub(super) fn ahead(&self) -> usize {
+        self.ahead.len() - self.ahead_written
+    }
+
     /// Appends a message. Chokes, unchokes and rejects keep their place among the blocks, whose fate they tell; all others
     /// keep their order and go before the blocks.
     pub(super) fn push(&mut self, message: &Message<'_>) {

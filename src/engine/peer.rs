@@ -10,13 +10,19 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
+use super::links::{End, Link};
+use super::metadata::MetadataServed;
 use super::outbox::{Outbox, SLICES};
+use super::session::Shared;
 use super::stream::Stream;
-use super::torrent::{End, Link, Torrent};
+use super::torrent::Torrent;
 use crate::metainfo::Request;
 use crate::node::Exchanged;
-use crate::swarm::{CloseReason, Connected, Input, PeerKey, Receipt, Swarm};
-use crate::wire::{self, ExtendedHandshake, Message, OUR_DONTHAVE_ID, OUR_PEX_ID, OUR_UPLOAD_ONLY_ID, PEX, PexMessage};
+use crate::swarm::{CloseReason, Connected, Input, PeerKey, Receipt, Swarm, TorrentKey};
+use crate::wire::{
+    self, ExtendedHandshake, Message, MetadataMessage, OUR_DONTHAVE_ID, OUR_METADATA_ID, OUR_PEX_ID,
+    OUR_UPLOAD_ONLY_ID, PEX, PexMessage,
+};
 
 /// The worker's read buffer: the largest message, and as much again for the next read.
 const BUFFER: usize = 2 * wire::MAX_MESSAGE;
@@ -64,6 +70,8 @@ pub(super) struct Peer {
     stuck: Option<Instant>,
     /// Its id for peer exchange (BEP 11); 0 is none.
     pex: u8,
+    /// What it is served of the metadata (BEP 9).
+    pub(super) metadata: MetadataServed,
 }
 
 /// A connection's place in the swarm and in the node, given up however its task ends.
@@ -76,7 +84,8 @@ struct Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.torrent.detach(self.key);
+        self.torrent.links.detach(self.key);
+        self.torrent.tell(Input::Disconnected(self.key));
         self.torrent.shared.node().disconnected(Instant::now(), self.key, self.good);
         self.torrent.shared.node_wake.notify_one();
     }
@@ -90,19 +99,26 @@ struct Kept {
 }
 
 impl Peer {
-    /// Runs a connection to its end. `extended`: both sides have BEP 10.
+    /// Runs a connection to its end. `extended`: both sides have BEP 10. `greeted`: it was told that we have nothing, while
+    /// the metadata was awaited.
     pub(super) async fn run(
         torrent: Arc<Torrent>,
         stream: Stream,
         connected: Connected,
         extended: bool,
         link: Arc<Link>,
+        greeted: bool,
     ) {
         let (key, addr) = (connected.peer, connected.addr);
         let (utp, sealed) = (stream.is_utp(), stream.is_sealed());
         debug!(torrent = %torrent.meta.name, %addr, client = %connected.id, utp, sealed, "connected");
         let mut seat = Seat { torrent: Arc::clone(&torrent), key, good: true };
-        torrent.tell(Input::Connected(connected));
+        torrent.enter(|swarm, now| {
+            swarm.handle(now, Input::Connected(connected));
+            if greeted {
+                swarm.handle(now, Input::Greeted(key));
+            }
+        });
         let mut peer = Self {
             torrent: Arc::clone(&torrent),
             stream,
@@ -116,6 +132,7 @@ impl Peer {
             owes: 0,
             stuck: None,
             pex: 0,
+            metadata: MetadataServed::default(),
         };
         peer.pull();
         if extended {
@@ -134,17 +151,10 @@ impl Peer {
 
     /// Our extension handshake (BEP 10), behind the bitfield.
     fn greet(&mut self) {
-        let exchanges = self.torrent.shared.exchanges(self.torrent.key);
+        let torrent = &self.torrent;
         let hello = ExtendedHandshake {
-            messages: exchanges.then(|| (PEX.to_owned(), OUR_PEX_ID)).into_iter().collect(),
-            donthave: Some(OUR_DONTHAVE_ID),
-            reqq: Some(super::session::REQQ),
-            client: Some(concat!("swarmfs ", env!("CARGO_PKG_VERSION")).to_owned()),
-            listen_port: Some(self.torrent.shared.port),
-            upload_only_id: Some(OUR_UPLOAD_ONLY_ID),
-            upload_only: self.torrent.look(|swarm| swarm.greets_upload_only(self.key)).then_some(true),
-            yourip: Some(self.addr.ip()),
-            ..ExtendedHandshake::default()
+            upload_only: torrent.look(|swarm| swarm.greets_upload_only(self.key)).then_some(true),
+            ..hello(&torrent.shared, torrent.key, self.addr, Some(torrent.meta.info.len()))
         };
         let message = Message::Extended { id: 0, payload: hello.encode().into() };
         self.outbox.push(&message);
@@ -264,6 +274,7 @@ impl Peer {
                 self.torrent.shared.node().listening(Instant::now(), self.key, port);
             }
             self.exchange_peers(&seen)?;
+            self.serve_metadata(&seen);
             Ok(count)
         })
     }
@@ -332,6 +343,23 @@ impl Peer {
     }
 }
 
+/// Our extension handshake (BEP 10), as far as it does not depend on what is here. `metadata`: bytes of metadata (BEP 9).
+pub(super) fn hello(shared: &Shared, key: TorrentKey, addr: SocketAddr, metadata: Option<usize>) -> ExtendedHandshake {
+    let messages = shared.exchanges(key).then(|| (PEX.to_owned(), OUR_PEX_ID));
+    ExtendedHandshake {
+        messages: messages.into_iter().collect(),
+        donthave: Some(OUR_DONTHAVE_ID),
+        reqq: Some(super::session::REQQ),
+        client: Some(concat!("swarmfs ", env!("CARGO_PKG_VERSION")).to_owned()),
+        listen_port: Some(shared.port),
+        upload_only_id: Some(OUR_UPLOAD_ONLY_ID),
+        metadata_id: Some(OUR_METADATA_ID),
+        metadata_size: metadata.map(|bytes| bytes as u64),
+        yourip: Some(addr.ip()),
+        ..ExtendedHandshake::default()
+    }
+}
+
 /// Lets other tasks run once [`TURN`] bytes have moved.
 async fn give_way(moved: &mut usize) {
     if *moved >= TURN {
@@ -342,7 +370,7 @@ async fn give_way(moved: &mut usize) {
 
 /// What the node has to know of what a peer said.
 #[derive(Default)]
-struct Seen {
+pub(super) struct Seen {
     /// Bytes of whole messages.
     used: usize,
     /// Of these, bytes of blocks.
@@ -355,6 +383,10 @@ struct Seen {
     pex_id: Option<u8>,
     /// Bodies of peer exchange messages: what they say is no business of the swarm's.
     pex: Vec<Vec<u8>>,
+    /// Its id for metadata.
+    pub(super) metadata_id: Option<u8>,
+    /// Pieces of the metadata that it wants.
+    pub(super) metadata: Vec<u32>,
 }
 
 /// Lets the swarm judge the whole messages of `bytes` from `seen.used` on, [`MESSAGES`] at the most and for no longer than
@@ -386,6 +418,7 @@ fn judge(
             Message::Extended { id: 0, payload } => {
                 let hello = ExtendedHandshake::decode(&payload)?;
                 seen.listens = hello.listen_port.or(seen.listens);
+                seen.metadata_id = hello.metadata_id.or(seen.metadata_id);
                 seen.pex_id = hello.messages.get(PEX).copied().or(seen.pex_id);
                 swarm.handle(now, Input::Extended(peer, &hello));
             }
@@ -396,6 +429,11 @@ fn judge(
                 swarm.handle(now, Input::UploadOnly(peer, wire::decode_upload_only(&payload)));
             }
             Message::Extended { id: OUR_PEX_ID, payload } => seen.pex.push(payload.into_owned()),
+            Message::Extended { id: OUR_METADATA_ID, payload } => {
+                if let MetadataMessage::Request(piece) = MetadataMessage::decode(&payload)? {
+                    seen.metadata.push(piece);
+                }
+            }
             Message::Extended { .. } => {}
             message => {
                 match message {

@@ -13,8 +13,9 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
+use super::awaited::Awaited;
 use super::chunks::Chunks;
-use super::connect::{accept, decide};
+use super::connect::{Target, accept, decide};
 use super::content::Content;
 use super::copy::DiskCopy;
 use super::hashes::Hashes;
@@ -27,7 +28,7 @@ use super::torrent::Torrent;
 use crate::cache::{Cache, DataDir, Place, Pool, Store};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::metainfo::{Metainfo, is_media};
+use crate::metainfo::{HostPort, Metainfo, TorrentId, is_media};
 use crate::node::{Limits, Node, Source};
 use crate::status::Snapshot;
 use crate::swarm::{Cell, Input, Order, PeerKey, Setup, Swarm, TorrentKey, Totals};
@@ -64,6 +65,8 @@ pub struct AddOptions {
     pub copy: Option<LocalCopy>,
     /// The torrent bytes that [`Fill::All`](crate::config::Fill::All) fetches, rounded up to pieces; none: all of them.
     pub wanted: Option<Vec<Range<u64>>>,
+    /// Peers besides those that others name, as a magnet link may (`x.pe`).
+    pub peers: Vec<HostPort>,
 }
 
 /// What all tasks share.
@@ -92,6 +95,8 @@ pub(super) struct Shared {
     pub(super) node_wake: Notify,
     node: Mutex<Node>,
     torrents: RwLock<BTreeMap<TorrentKey, Arc<Torrent>>>,
+    /// Torrents whose metadata is not there, and what became of them.
+    pub(super) awaited: RwLock<BTreeMap<TorrentKey, Arc<Awaited>>>,
     pub(super) by_hash: RwLock<Hashes>,
     pub(super) closing: AtomicBool,
     started: Instant,
@@ -113,6 +118,31 @@ impl Shared {
 
     pub(super) fn torrent(&self, key: TorrentKey) -> Option<Arc<Torrent>> {
         self.torrents.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
+    }
+
+    /// What a connection of a torrent is for.
+    pub(super) fn target(&self, key: TorrentKey) -> Option<Target> {
+        let awaited = || self.awaited.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        self.torrent(key).map(Target::Torrent).or_else(|| awaited().map(Target::Awaited))
+    }
+
+    /// Takes a torrent's place among the info-hashes.
+    ///
+    /// # Errors
+    /// [`Error::Duplicate`] if it is taken.
+    pub(super) fn name(&self, info_hash: [u8; 20], id: TorrentId) -> Result<TorrentKey> {
+        let mut by_hash = self.by_hash.write().unwrap_or_else(PoisonError::into_inner);
+        if by_hash.contains_key(&info_hash) {
+            return Err(Error::Duplicate(id));
+        }
+        let key = TorrentKey(self.next_torrent.fetch_add(1, Ordering::Relaxed));
+        by_hash.insert(info_hash, key);
+        Ok(key)
+    }
+
+    /// Seeds random choices that nobody has to be kept from foreseeing.
+    pub(super) fn seed(&self) -> u64 {
+        u64::from_le_bytes(*self.peer_id.0.last_chunk().unwrap_or(&[0; 8]))
     }
 
     pub(super) fn all(&self) -> Vec<Arc<Torrent>> {
@@ -203,7 +233,7 @@ impl Shared {
         let told = self.node().pex(now, key, &seeds);
         for (peer, message) in told {
             if let Some(torrent) = &torrent {
-                torrent.exchange(peer, message.encode());
+                torrent.links.exchange(peer, message.encode());
             }
         }
     }
@@ -232,7 +262,7 @@ impl Shared {
 
 /// All torrents of the process. Must be made inside a multi-threaded tokio runtime.
 pub struct Session {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -278,6 +308,7 @@ impl Session {
             node_wake: Notify::new(),
             node: Mutex::new(Node::new(limits, seed, Instant::now())),
             torrents: RwLock::default(),
+            awaited: RwLock::default(),
             by_hash: RwLock::default(),
             closing: AtomicBool::new(false),
             started: Instant::now(),
@@ -308,17 +339,19 @@ impl Session {
     /// # Errors
     /// [`Error::Duplicate`] if it is here already, [`Error::System`] if there is no thread to write a copy.
     pub fn add(&self, meta: Arc<Metainfo>, options: AddOptions) -> Result<TorrentKey> {
-        let AddOptions { copy, wanted } = options;
+        let AddOptions { copy, wanted, peers } = options;
         let shared = &self.shared;
         let info_hash = meta.id.wire();
-        let key = TorrentKey(shared.next_torrent.fetch_add(1, Ordering::Relaxed));
-        {
-            let mut by_hash = shared.by_hash.write().unwrap_or_else(PoisonError::into_inner);
-            if by_hash.contains_key(&info_hash) {
-                return Err(Error::Duplicate(meta.id));
-            }
-            by_hash.insert(info_hash, key);
-        }
+        // What was found by a magnet link goes on under the same key.
+        let known = shared.by_hash.read().unwrap_or_else(PoisonError::into_inner).get(&info_hash).copied();
+        let awaited = match known.and_then(|key| shared.target(key)) {
+            Some(Target::Awaited(awaited)) => Some(awaited),
+            _ => None,
+        };
+        let key = match &awaited {
+            Some(awaited) => awaited.key,
+            None => shared.name(info_hash, meta.id)?,
+        };
         let entry = shared.keeper.store().filter(|_| copy.is_none()).map(|store| store.entry(&meta));
         let there: Vec<_> = match (&copy, &entry) {
             (Some(copy), _) => meta.geometry.all().filter(|p| copy.have.get(p.0 as usize) == Some(&true)).collect(),
@@ -344,7 +377,7 @@ impl Session {
             super_seed: shared.config.super_seed,
             reqq: REQQ,
             info_hash,
-            seed: u64::from_le_bytes(*shared.peer_id.0.last_chunk().unwrap_or(&[0; 8])) ^ u64::from(key.0),
+            seed: shared.seed() ^ u64::from(key.0),
         };
         let mut swarm = Swarm::new(setup, Instant::now());
         swarm.know_media(meta.files.iter().filter(|f| is_media(&f.path)).map(|f| f.offset));
@@ -354,17 +387,28 @@ impl Session {
         let data = copy.map(|c| DiskCopy::new(c, meta.geometry));
         let torrent = Arc::new(Torrent::new(key, Arc::clone(&meta), Arc::clone(shared), swarm, data, entry));
         if let Err(error) = torrent.write_copy() {
-            shared.by_hash.write().unwrap_or_else(PoisonError::into_inner).remove(&info_hash);
+            if awaited.is_none() {
+                shared.by_hash.write().unwrap_or_else(PoisonError::into_inner).remove(&info_hash);
+            }
             return Err(error);
         }
         torrent.finished.send_replace(torrent.look(Swarm::wanted_left) == 0);
         shared.torrents.write().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::clone(&torrent));
         self.spawn(Arc::clone(&torrent).run_timer());
-        shared.seek(Sought { key, info_hash, private: meta.private, trackers: meta.trackers.clone() });
+        match awaited {
+            Some(awaited) => {
+                if meta.private {
+                    shared.now_private(key);
+                }
+                awaited.became(&torrent);
+            }
+            None => shared.seek(Sought { key, info_hash, private: meta.private, trackers: meta.trackers.clone() }),
+        }
+        shared.seek_at(key, &peers);
         Ok(key)
     }
 
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn_on(task, &self.shared.runtime);
     }
 
@@ -430,7 +474,7 @@ impl Session {
     }
 
     /// Ends the session: reads fail, trackers are told (3 s at most), connections close, and what has come is written.
-    pub async fn stop(self) {
+    pub async fn stop(&self) {
         close_all(&self.shared);
         let mut goodbyes = JoinSet::new();
         for (key, announcer) in self.shared.sources.end_all() {
@@ -450,7 +494,10 @@ impl Session {
             debug!("a tracker was not told that we stop: it did not answer in time");
         }
         for torrent in self.shared.all() {
-            torrent.close_peers();
+            torrent.links.end_all();
+        }
+        for awaited in self.shared.awaited.read().unwrap_or_else(PoisonError::into_inner).values() {
+            awaited.links.end_all();
         }
         let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         tasks.shutdown().await;

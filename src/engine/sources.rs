@@ -80,7 +80,6 @@ impl Shared {
     }
 
     /// A torrent whose peers are looked for turned out to be private: from now on only trackers and the user name them.
-    #[expect(dead_code, reason = "a magnet link's metadata says it")]
     pub(super) fn now_private(&self, key: TorrentKey) {
         self.node().set_private(key);
         if let Some(lsd) = self.sources.lsd.get().and_then(Option::as_ref) {

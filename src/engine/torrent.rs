@@ -11,53 +11,14 @@ use tracing::{debug, info, warn};
 use super::assembly::Assembly;
 use super::copy::DiskCopy;
 use super::discovery::{self, Announcer, TrackerStatus};
+use super::links::{End, Links};
 use super::reads::Reads;
 use super::session::Shared;
 use super::untold::Untold;
 use crate::cache::{Entry, Verified};
 use crate::metainfo::{Metainfo, PieceIndex};
 use crate::status::Snapshot;
-use crate::swarm::{CloseReason, Effect, HandleId, Input, PeerKey, ReadId, Swarm, TorrentKey};
-
-/// What others may tell a connection's task.
-#[derive(Default)]
-pub(super) struct Link {
-    /// There is something to send, or `closed` is set.
-    pub(super) wake: Notify,
-    /// Why the connection is to end.
-    pub(super) closed: OnceLock<End>,
-    /// Bodies of peer exchange messages (BEP 11) to send.
-    pex: Mutex<Vec<Vec<u8>>>,
-}
-
-impl Link {
-    fn close(&self, end: End) {
-        self.closed.get_or_init(|| end);
-        self.wake.notify_one();
-    }
-
-    /// What is to be told of other peers, once.
-    pub(super) fn take_pex(&self) -> Vec<Vec<u8>> {
-        std::mem::take(&mut *self.pex.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-/// Why a connection ends from our side.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-pub(super) enum End {
-    /// The swarm says so.
-    #[error("{0}")]
-    Swarm(CloseReason),
-    /// It sent wrong bytes.
-    #[error("it is banned")]
-    Banned,
-    /// A second connection to the same peer took its place.
-    #[error("another connection to it took its place")]
-    Replaced,
-    /// The session ends.
-    #[error("the session ends")]
-    Session,
-}
+use crate::swarm::{Effect, HandleId, Input, ReadId, Swarm, TorrentKey};
 
 /// A torrent of the session.
 pub(super) struct Torrent {
@@ -80,7 +41,7 @@ pub(super) struct Torrent {
     /// Open files, and what read-ahead has not been told of each.
     pub(super) handles: RwLock<BTreeMap<HandleId, Mutex<Untold>>>,
     swarm: Mutex<Swarm>,
-    peers: RwLock<BTreeMap<PeerKey, Arc<Link>>>,
+    pub(super) links: Links,
     pub(super) assembly: Assembly,
     timer: Notify,
     /// When the timer is due, nanoseconds since the session's start; `u64::MAX` for never.
@@ -110,7 +71,7 @@ impl Torrent {
             reads: Reads::default(),
             handles: RwLock::default(),
             swarm: Mutex::new(swarm),
-            peers: RwLock::default(),
+            links: Links::default(),
             assembly,
             timer: Notify::new(),
             due: AtomicU64::new(u64::MAX),
@@ -193,9 +154,7 @@ impl Torrent {
     fn carry_out(&self, effect: Effect) -> u64 {
         match effect {
             Effect::Wake(peer) => {
-                if let Some(link) = self.link(peer) {
-                    link.wake.notify_one();
-                }
+                self.links.wake(peer);
             }
             Effect::ReadReady(id) => self.answer(id),
             Effect::ReadFailed(id, why) => {
@@ -204,11 +163,11 @@ impl Torrent {
                     read.reply.error(libc::EIO);
                 }
             }
-            Effect::Close(peer, reason) => self.end(peer, End::Swarm(reason)),
+            Effect::Close(peer, reason) => self.links.end(peer, End::Swarm(reason)),
             Effect::Ban(peer, addr, piece) => {
                 warn!(torrent = %self.meta.name, "{addr} is banned: it sent wrong bytes of piece {}", piece.0);
                 self.shared.node().ban(Instant::now(), self.key, addr);
-                self.end(peer, End::Banned);
+                self.links.end(peer, End::Banned);
             }
             Effect::Digest(piece) => self.digest(piece),
             Effect::Discard { piece, attempt } => self.discard(piece, attempt),
@@ -260,45 +219,6 @@ impl Torrent {
             }
         }
         own
-    }
-
-    fn link(&self, peer: PeerKey) -> Option<Arc<Link>> {
-        self.peers.read().unwrap_or_else(PoisonError::into_inner).get(&peer).cloned()
-    }
-
-    /// A connection's task begins.
-    pub(super) fn attach(&self, peer: PeerKey) -> Arc<Link> {
-        let link = Arc::<Link>::default();
-        self.peers.write().unwrap_or_else(PoisonError::into_inner).insert(peer, Arc::clone(&link));
-        link
-    }
-
-    /// A connection's task is to tell its peer of others (BEP 11).
-    pub(super) fn exchange(&self, peer: PeerKey, body: Vec<u8>) {
-        if let Some(link) = self.link(peer) {
-            link.pex.lock().unwrap_or_else(PoisonError::into_inner).push(body);
-            link.wake.notify_one();
-        }
-    }
-
-    /// A connection's task ends.
-    pub(super) fn detach(&self, peer: PeerKey) {
-        self.peers.write().unwrap_or_else(PoisonError::into_inner).remove(&peer);
-        self.tell(Input::Disconnected(peer));
-    }
-
-    /// Ends a connection, if it is there.
-    pub(super) fn end(&self, peer: PeerKey, why: End) {
-        if let Some(link) = self.link(peer) {
-            link.close(why);
-        }
-    }
-
-    /// Ends every connection.
-    pub(super) fn close_peers(&self) {
-        for link in self.peers.read().unwrap_or_else(PoisonError::into_inner).values() {
-            link.close(End::Session);
-        }
     }
 
     /// A piece has passed its hash: into the cache, to the reads that wait for it, into the copy, and known to the swarm.

@@ -96,6 +96,9 @@ pub enum MagnetError {
         "its info-hash is not 40 hexadecimal digits or 32 of base32 (v2: 1220 and 64 hexadecimal digits); copy it again, all of it"
     )]
     Hash,
+    /// BEP 52 without v1.
+    #[error("it names a v2-only torrent (BEP 52), and v2 is not built yet; use a link with xt=urn:btih: too")]
+    V2Only,
     /// Two torrents.
     #[error("a magnet link that names two torrents; give each of them by itself")]
     TwoHashes,

@@ -210,6 +210,7 @@ impl Swarm {
         };
         match input {
             Input::Connected(connected) => self.connected(now, &connected),
+            Input::Greeted(peer) => self.greeted(peer),
             Input::Extended(peer, handshake) => self.extended(now, peer, handshake),
             Input::Message(peer, message) => self.message(now, peer, message),
             Input::DontHave(peer, piece) => self.peer_lost(now, peer, piece),

@@ -156,6 +156,8 @@ pub struct Connected {
 pub enum Input<'a> {
     /// A peer is here. Its bitfield (or have-all, have-none) is queued as the first thing to send.
     Connected(Connected),
+    /// The peer that was just [`Input::Connected`] has been told that we have nothing, before there was metadata.
+    Greeted(PeerKey),
     /// A peer's extension handshake (BEP 10), the first or a later one: `reqq`, `upload_only`, the ids of lt_donthave and
     /// upload_only. What it does not name stays as it was.
     Extended(PeerKey, &'a ExtendedHandshake),

@@ -48,6 +48,17 @@ impl Swarm {
         self.wake(c.peer);
     }
 
+    /// It was told that we have nothing: it learns piece by piece what is here.
+    pub(super) fn greeted(&mut self, key: PeerKey) {
+        let end = self.log_start + self.log.len() as u64;
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.greeted = true;
+        peer.news = end;
+        if self.super_seed.is_none() {
+            peer.control.extend(self.geometry.all().filter(|piece| self.have.has(*piece)).map(Message::Have));
+        }
+    }
+
     /// Its extension handshake (BEP 10).
     pub(super) fn extended(&mut self, now: Instant, key: PeerKey, handshake: &ExtendedHandshake) {
         let Some(peer) = self.peers.get_mut(&key) else { return };

@@ -209,6 +209,18 @@ fn put_request(id: u8, request: Request, out: &mut Vec<u8>) {
 /// # Errors
 /// A [`DecodeError`] as soon as the first five bytes show that the message cannot be one: close the connection.
 pub fn decode(buf: &[u8], pieces: u32) -> Result<Option<(Message<'_>, usize)>, DecodeError> {
+    decode_if(buf, |id, size| length_fits(id, size, pieces))
+}
+
+/// As [`decode`], for a torrent whose piece count is not known yet: a bitfield may have any length up to the longest.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_unjudged(buf: &[u8]) -> Result<Option<(Message<'_>, usize)>, DecodeError> {
+    decode_if(buf, |id, size| id == kind::BITFIELD || length_fits(id, size, 0))
+}
+
+fn decode_if(buf: &[u8], fits: impl FnOnce(u8, usize) -> bool) -> Result<Option<(Message<'_>, usize)>, DecodeError> {
     let Some((prefix, rest)) = buf.split_first_chunk::<4>() else { return Ok(None) };
     let length = u32::from_be_bytes(*prefix);
     let size = usize::try_from(length).unwrap_or(usize::MAX);
@@ -219,7 +231,7 @@ pub fn decode(buf: &[u8], pieces: u32) -> Result<Option<(Message<'_>, usize)>, D
         return Err(DecodeError::TooLong(length));
     }
     let Some(&id) = rest.first() else { return Ok(None) };
-    if !length_fits(id, size, pieces) {
+    if !fits(id, size) {
         return Err(DecodeError::Length { id, length });
     }
     let Some(body) = rest.get(1..size) else { return Ok(None) };

@@ -24,7 +24,7 @@ pub use extension::{
 pub use fast::allowed_fast_set;
 pub use handshake::Handshake;
 pub use lsd::{LSD_V4, LSD_V6, LsdAnnounce, MAX_LSD, MAX_LSD_TORRENTS};
-pub use message::{MAX_MESSAGE, Message, PIECE_HEADER, PeerId, decode, piece_header};
+pub use message::{MAX_MESSAGE, Message, PIECE_HEADER, PeerId, decode, decode_unjudged, piece_header};
 pub use metadata::{METADATA_PIECE, MetadataMessage};
 pub use pex::{MAX_PEX, OUR_PEX_ID, PEX, PexMessage, PexPeer};
 pub use scrape::{decode_http_scrape, scrape_url};

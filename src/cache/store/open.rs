@@ -15,7 +15,7 @@ use super::layout::FileNumber;
 use super::{Hex, Ledger, OPEN_FILES, Store, disk};
 use crate::cache::data::refuse_mount;
 use crate::error::{Error, Result};
-use crate::metainfo::{Metainfo, PieceIndex};
+use crate::metainfo::{Metainfo, PieceIndex, TorrentId};
 
 /// Held by the process that uses the directory.
 const LOCK: &str = "lock";
@@ -95,6 +95,15 @@ impl Store {
         });
         entry.in_use.store(true, Ordering::Relaxed);
         entry
+    }
+
+    /// The metadata of a torrent that was here once, without trackers and web seeds.
+    #[must_use]
+    pub fn metadata(&self, id: &TorrentId) -> Option<Metainfo> {
+        let wire = id.wire();
+        let dir = disk::open_dir(&self.root, &Hex(&wire).to_string()).ok()?;
+        let meta = Entry::meta(&dir, &wire).ok()?;
+        id.v2.is_none_or(|v2| meta.id.v2 == Some(v2)).then_some(meta)
     }
 
     fn serial(&self) -> u32 {

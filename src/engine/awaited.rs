@@ -1,0 +1,348 @@
+//! A torrent that is known by its info-hash alone (BEP 9): its peers are looked for and connected to as any torrent's, and
+//! asked for the metadata. What they say meanwhile of their pieces cannot be judged yet; it is kept, and read again once
+//! the torrent is there, to which the connections then go over.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, watch};
+use tracing::{debug, info, warn};
+
+use super::links::{End, Link, Links};
+use super::peer::{Peer, hello};
+use super::session::Shared;
+use super::stream::Stream;
+use super::torrent::Torrent;
+use crate::metainfo::TorrentId;
+use crate::node::Exchanged;
+use crate::swarm::{Connected, MetadataEffect, MetadataFetch, PeerKey, TorrentKey};
+use crate::wire::{self, ExtendedHandshake, Message, MetadataMessage, OUR_METADATA_ID, OUR_PEX_ID, PEX, PexMessage};
+
+/// What is kept of what a peer says before it can be judged, bytes: the largest bitfield, and haves for hours.
+const KEPT: usize = 1 << 20;
+/// Bytes of one read.
+const READ: usize = 64 * 1024;
+/// Something is said at least this often, and a peer that says nothing for twice as long is closed (BEP 3).
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
+/// A torrent that has more than this at once does not tell it piece by piece: its peers connect anew.
+const MOST_HAVES: u32 = 16 * 1024;
+
+/// A torrent without its metadata.
+pub(super) struct Awaited {
+    pub(super) key: TorrentKey,
+    pub(super) id: TorrentId,
+    /// What to call it.
+    pub(super) name: String,
+    shared: Arc<Shared>,
+    search: Mutex<MetadataFetch>,
+    pub(super) links: Links,
+    /// Encoded messages that wait for a connection's task.
+    to_send: Mutex<BTreeMap<PeerKey, Vec<u8>>>,
+    news: Notify,
+    /// The raw info dictionary, which has the hash.
+    metadata: watch::Sender<Option<Arc<[u8]>>>,
+    /// What became of it.
+    torrent: watch::Sender<Option<Arc<Torrent>>>,
+}
+
+impl Awaited {
+    pub(super) fn new(key: TorrentKey, id: TorrentId, name: String, shared: Arc<Shared>, seed: u64) -> Self {
+        Self {
+            key,
+            id,
+            name,
+            shared,
+            search: Mutex::new(MetadataFetch::new(id, seed)),
+            links: Links::default(),
+            to_send: Mutex::default(),
+            news: Notify::new(),
+            metadata: watch::Sender::new(None),
+            torrent: watch::Sender::new(None),
+        }
+    }
+
+    /// Waits for the metadata: the raw info dictionary.
+    pub(super) async fn metadata(&self) -> Arc<[u8]> {
+        let mut metadata = self.metadata.subscribe();
+        loop {
+            if let Some(metadata) = metadata.borrow_and_update().clone() {
+                return metadata;
+            }
+            if metadata.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Where the search stands, for people.
+    pub(super) fn status(&self) -> String {
+        let (connected, search) = (self.links.len(), self.lock());
+        match (connected, search.sources(), search.progress()) {
+            (0, ..) => {
+                let known = self.shared.node().known_peers(self.key);
+                format!("looking for peers ({known} known, none connected)")
+            }
+            (_, 0, _) => format!("{connected} peers are connected, none of them has the metadata yet"),
+            (_, sources, (there, needed)) => {
+                format!("fetching the metadata from {sources} peers: {there} of {needed} parts")
+            }
+        }
+    }
+
+    /// The torrent is there: the connections go over to it.
+    pub(super) fn became(&self, torrent: &Arc<Torrent>) {
+        self.torrent.send_replace(Some(Arc::clone(torrent)));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, MetadataFetch> {
+        self.search.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// News for the search, and what follows from it.
+    fn enter(&self, news: impl FnOnce(&mut MetadataFetch, Instant)) {
+        let effects: Vec<MetadataEffect> = {
+            let mut search = self.lock();
+            news(&mut search, Instant::now());
+            std::iter::from_fn(|| search.poll()).collect()
+        };
+        for effect in effects {
+            match effect {
+                MetadataEffect::Send(peer, id, message) => {
+                    let mut to_send = self.to_send.lock().unwrap_or_else(PoisonError::into_inner);
+                    let out = to_send.entry(peer).or_default();
+                    Message::Extended { id, payload: message.encode().into() }.encode(out);
+                    drop(to_send);
+                    self.links.wake(peer);
+                }
+                MetadataEffect::Lied(peer) => {
+                    warn!(torrent = %self.name, "a peer gave metadata that is not this torrent's; another is asked");
+                    self.links.end(peer, End::Banned);
+                }
+                MetadataEffect::Done(metadata) => {
+                    info!(torrent = %self.name, bytes = metadata.len(), "the metadata is there");
+                    self.metadata.send_replace(Some(metadata.into()));
+                }
+            }
+        }
+        self.news.notify_one();
+    }
+
+    /// Lets time pass for the search, until the metadata is there.
+    pub(super) async fn run_timer(self: Arc<Self>) {
+        let mut metadata = self.metadata.subscribe();
+        loop {
+            let due = self.lock().next_timeout(Instant::now());
+            tokio::select! {
+                () = sleep_until(due) => self.enter(MetadataFetch::timeout),
+                () = self.news.notified() => {}
+                there = metadata.wait_for(Option::is_some) => {
+                    drop(there);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Runs a connection until the torrent takes it over or it ends. `extended`: both sides have BEP 10.
+    pub(super) async fn run(
+        self: Arc<Self>,
+        mut stream: Stream,
+        connected: Connected,
+        extended: bool,
+        link: Arc<Link>,
+    ) {
+        let (key, addr) = (connected.peer, connected.addr);
+        debug!(torrent = %self.name, %addr, client = %connected.id, "connected, for the metadata");
+        let mut seat = Seat { awaited: &self, key, good: true, left: false };
+        let mut talk = Talk { awaited: &self, key, addr, kept: Vec::new(), rest: Vec::new(), pex: 0 };
+        let torrent = match talk.run(&mut stream, &connected, extended, &link).await {
+            Ok(torrent) => torrent,
+            Err(error) => {
+                seat.good =
+                    error.kind() != io::ErrorKind::InvalidData && !matches!(link.closed.get(), Some(End::Banned));
+                return debug!(torrent = %self.name, %addr, "disconnected: {error}");
+            }
+        };
+        if torrent.look(|swarm| swarm.there()) > MOST_HAVES {
+            return debug!(torrent = %self.name, %addr, "disconnected: it connects anew, to learn what is here");
+        }
+        // The node goes on with the same connection, which has another task now. There is always a link to end it by.
+        seat.left = true;
+        let Talk { kept, rest, .. } = talk;
+        let next = torrent.links.attach(key);
+        drop(seat);
+        if let Some(why) = link.closed.get() {
+            torrent.links.end(key, *why);
+        }
+        stream.put_back(&[kept, rest].concat());
+        Peer::run(torrent, stream, connected, extended, next, true).await;
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A connection's place, given up however its task ends.
+struct Seat<'a> {
+    awaited: &'a Arc<Awaited>,
+    key: PeerKey,
+    /// False if the peer broke the protocol.
+    good: bool,
+    /// The connection goes on elsewhere.
+    left: bool,
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        self.awaited.links.detach(self.key);
+        self.awaited.to_send.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        self.awaited.enter(|search, now| search.disconnected(now, self.key));
+        if !self.left {
+            let shared = &self.awaited.shared;
+            shared.node().disconnected(Instant::now(), self.key, self.good);
+            shared.node_wake.notify_one();
+        }
+    }
+}
+
+/// What goes back and forth on one connection.
+struct Talk<'a> {
+    awaited: &'a Arc<Awaited>,
+    key: PeerKey,
+    addr: SocketAddr,
+    /// Whole messages that only the torrent can judge.
+    kept: Vec<u8>,
+    /// The beginning of a message whose end has not come.
+    rest: Vec<u8>,
+    /// Its id for peer exchange (BEP 11); 0 is none.
+    pex: u8,
+}
+
+impl Talk<'_> {
+    /// Ends with the torrent, once it is there.
+    async fn run(
+        &mut self,
+        stream: &mut Stream,
+        connected: &Connected,
+        extended: bool,
+        link: &Link,
+    ) -> io::Result<Arc<Torrent>> {
+        let mut out = Vec::new();
+        if connected.fast {
+            Message::HaveNone.encode(&mut out);
+        }
+        if extended {
+            let hello = hello(&self.awaited.shared, self.awaited.key, self.addr, None);
+            Message::Extended { id: 0, payload: hello.encode().into() }.encode(&mut out);
+        }
+        stream.write_all(&out).await?;
+        let mut torrent = self.awaited.torrent.subscribe();
+        let (mut heard, mut said) = (Instant::now(), Instant::now());
+        let mut buffer = vec![0; READ];
+        loop {
+            if let Some(torrent) = torrent.borrow_and_update().clone() {
+                return Ok(torrent);
+            }
+            tokio::select! {
+                // None: it was dropped, and so is this.
+                changed = torrent.changed() => changed.map_err(io::Error::other)?,
+                () = link.wake.notified() => {
+                    if let Some(why) = link.closed.get() {
+                        return Err(io::Error::other(*why));
+                    }
+                    let mut out = self.awaited.to_send.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+                    for body in link.take_pex() {
+                        Message::Extended { id: self.pex, payload: body.into() }.encode(out.get_or_insert_default());
+                    }
+                    if let Some(out) = out {
+                        // A few requests: a peer that does not take them is of no use.
+                        tokio::time::timeout(KEEP_ALIVE, stream.write_all(&out)).await??;
+                        said = Instant::now();
+                    }
+                }
+                read = stream.read(&mut buffer) => match read? {
+                    0 => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer closed the connection")),
+                    count => {
+                        heard = Instant::now();
+                        self.take_in(&buffer[..count])?;
+                    }
+                },
+                () = sleep_until(Some(said + KEEP_ALIVE)) => {
+                    if heard.elapsed() >= 2 * KEEP_ALIVE {
+                        return Err(io::Error::new(io::ErrorKind::TimedOut, "idle"));
+                    }
+                    stream.write_all(&[0; 4]).await?;
+                    said = Instant::now();
+                }
+            }
+        }
+    }
+
+    /// Reads the whole messages of what has come.
+    fn take_in(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let invalid = |error: wire::DecodeError| io::Error::new(io::ErrorKind::InvalidData, error);
+        let bytes = [std::mem::take(&mut self.rest), bytes.to_vec()].concat();
+        let mut used = 0;
+        while let Some((message, length)) = wire::decode_unjudged(&bytes[used..]).map_err(invalid)? {
+            let whole = &bytes[used..used + length];
+            used += length;
+            let keep = match message {
+                Message::KeepAlive => false,
+                Message::Extended { id: 0, payload } => {
+                    let hello = ExtendedHandshake::decode(&payload).map_err(invalid)?;
+                    self.greeted(&hello);
+                    true
+                }
+                Message::Extended { id: OUR_METADATA_ID, payload } => {
+                    let message = MetadataMessage::decode(&payload).map_err(invalid)?;
+                    self.awaited.enter(|search, now| search.message(now, self.key, &message));
+                    false
+                }
+                Message::Extended { id: OUR_PEX_ID, payload } => {
+                    self.others(&PexMessage::decode(&payload).map_err(invalid)?)?;
+                    false
+                }
+                _ => true,
+            };
+            if keep {
+                if self.kept.len() + whole.len() > KEPT {
+                    return Err(io::Error::other("it says more than can be kept before there is metadata"));
+                }
+                self.kept.extend_from_slice(whole);
+            }
+        }
+        self.rest.extend_from_slice(&bytes[used..]);
+        Ok(())
+    }
+
+    fn greeted(&mut self, hello: &ExtendedHandshake) {
+        let shared = &self.awaited.shared;
+        if let Some(port) = hello.listen_port {
+            shared.node().listening(Instant::now(), self.key, port);
+        }
+        if let Some(&id) = hello.messages.get(PEX).filter(|_| shared.exchanges(self.awaited.key)) {
+            self.pex = id;
+            shared.node().wants_pex(Instant::now(), self.key, id != 0);
+        }
+        self.awaited.enter(|search, now| search.extended(now, self.key, hello));
+    }
+
+    /// What it says of other peers.
+    fn others(&self, message: &PexMessage) -> io::Result<()> {
+        let shared = &self.awaited.shared;
+        if shared.exchanges(self.awaited.key)
+            && shared.node().pex_heard(Instant::now(), self.key, message, false) == Exchanged::Flood
+        {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it names other peers too often"));
+        }
+        shared.node_wake.notify_one();
+        Ok(())
+    }
+}

@@ -1,0 +1,133 @@
+//! From a magnet link to the torrent: metadata that the cache directory has is taken from there, other metadata is asked of
+//! peers, who are looked for from the first moment on.
+
+use std::fmt;
+use std::sync::{Arc, PoisonError};
+
+use tracing::debug;
+
+use super::awaited::Awaited;
+use super::session::{Session, Shared};
+use super::sources::Sought;
+use crate::cache::Store;
+use crate::error::{Error, Result};
+use crate::metainfo::{HostPort, Magnet, Metainfo};
+use crate::node::Source;
+use crate::swarm::TorrentKey;
+
+/// A magnet link whose metadata is looked for.
+#[derive(Clone)]
+pub struct Finding {
+    magnet: Magnet,
+    state: State,
+}
+
+#[derive(Clone)]
+enum State {
+    Known(Arc<Metainfo>),
+    Awaited(Arc<Awaited>),
+}
+
+impl fmt::Debug for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Finding").field("magnet", &self.magnet).field("status", &self.status()).finish()
+    }
+}
+
+impl Finding {
+    /// Waits for the metadata. Trackers and web seeds are those of the link.
+    ///
+    /// # Errors
+    /// [`Error::Metadata`] if it is the torrent's and yet cannot be used.
+    pub async fn metadata(&self) -> Result<Arc<Metainfo>> {
+        match &self.state {
+            State::Known(meta) => Ok(Arc::clone(meta)),
+            State::Awaited(awaited) => {
+                let info = awaited.metadata().await;
+                // Sizes and names of up to 16 MiB: not beside other tasks.
+                let parsed = tokio::task::spawn_blocking(move || Metainfo::parse_info(&info));
+                let parsed = parsed
+                    .await
+                    .map_err(|e| Error::System { what: "read the metadata", cause: std::io::Error::other(e) })?;
+                match parsed {
+                    Ok(meta) => Ok(Arc::new(with_link(meta, &self.magnet))),
+                    Err(cause) => Err(Error::Metadata { name: self.magnet.label(), cause }),
+                }
+            }
+        }
+    }
+
+    /// The metadata, if it was in the cache directory.
+    #[must_use]
+    pub fn known(&self) -> Option<Arc<Metainfo>> {
+        if let State::Known(meta) = &self.state { Some(Arc::clone(meta)) } else { None }
+    }
+
+    /// Where the search stands, for people.
+    #[must_use]
+    pub fn status(&self) -> String {
+        match &self.state {
+            State::Known(_) => "the metadata is in the cache directory".to_owned(),
+            State::Awaited(awaited) => awaited.status(),
+        }
+    }
+
+    /// The link.
+    #[must_use]
+    pub fn magnet(&self) -> &Magnet {
+        &self.magnet
+    }
+}
+
+/// Metadata with what the link says besides.
+fn with_link(meta: Metainfo, magnet: &Magnet) -> Metainfo {
+    let several = !meta.single_file;
+    let slashed = |url: &String| if several && !url.ends_with('/') { format!("{url}/") } else { url.clone() };
+    Metainfo { trackers: magnet.trackers.clone(), web_seeds: magnet.web_seeds.iter().map(slashed).collect(), ..meta }
+}
+
+impl Session {
+    /// Begins to look for the metadata of a torrent. [`Session::add`] with it takes over the connections that were made.
+    ///
+    /// # Errors
+    /// [`Error::Duplicate`] if the torrent is here already or looked for.
+    pub fn find(&self, magnet: Magnet) -> Result<Finding> {
+        let shared = &self.shared;
+        let info_hash = magnet.id.wire();
+        if let Some(meta) = shared.keeper.store().and_then(|store| Store::metadata(store, &magnet.id)) {
+            if shared.by_hash.read().unwrap_or_else(PoisonError::into_inner).contains_key(&info_hash) {
+                return Err(Error::Duplicate(magnet.id));
+            }
+            let meta = Arc::new(with_link(meta, &magnet));
+            return Ok(Finding { magnet, state: State::Known(meta) });
+        }
+        let key = shared.name(info_hash, magnet.id)?;
+        let awaited = Arc::new(Awaited::new(
+            key,
+            magnet.id,
+            magnet.label(),
+            Arc::clone(shared),
+            shared.seed() ^ u64::from(key.0),
+        ));
+        shared.awaited.write().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::clone(&awaited));
+        self.spawn(Arc::clone(&awaited).run_timer());
+        shared.seek(Sought { key, info_hash, private: false, trackers: magnet.trackers.clone() });
+        shared.seek_at(key, &magnet.peers);
+        Ok(Finding { magnet, state: State::Awaited(awaited) })
+    }
+}
+
+impl Shared {
+    /// Addresses that a magnet link names (`x.pe`), by name or in digits.
+    pub(super) fn seek_at(self: &Arc<Self>, key: TorrentKey, peers: &[HostPort]) {
+        for HostPort { host, port } in peers.iter().cloned() {
+            let shared = Arc::clone(self);
+            self.runtime.spawn(async move {
+                match shared.network.lookup(&host, port).await {
+                    Ok(addrs) => shared.candidates(key, &addrs, Source::User),
+                    Err(e) => debug!(host, "a peer of the magnet link is not found: {e}"),
+                }
+            });
+        }
+    }
+}
