@@ -74,6 +74,17 @@ pub struct Config {
     /// Torrents are announced to the local network, and peers heard there are dialled (BEP 14). Default true; never for
     /// private torrents, nor when listening on the loopback.
     pub lsd: bool,
+    /// Torrents are looked for and announced in the DHT (BEP 5), over IPv4. Default true; never private torrents. On the
+    /// loopback there is a DHT only if `dht_bootstrap` names addresses there.
+    pub dht: bool,
+    /// The nodes that the DHT is entered by, as `HOST:PORT`. Default: those that every client has.
+    pub dht_bootstrap: Vec<String>,
+    /// A file that keeps the DHT's nodes for the next time, so that it is entered without those. Default none; the
+    /// commands use the user's state directory.
+    pub dht_nodes: Option<PathBuf>,
+    /// The gateway is asked to pass our port on to us, by PCP, NAT-PMP or UPnP, and at the end no more. Default true; not
+    /// when listening on the loopback, nor of a gateway with a public address.
+    pub port_map: bool,
 }
 
 impl Default for Config {
@@ -98,6 +109,10 @@ impl Default for Config {
             super_seed: false,
             pex: true,
             lsd: true,
+            dht: true,
+            dht_bootstrap: mainline::DEFAULT_BOOTSTRAP_NODES.map(str::to_owned).to_vec(),
+            dht_nodes: None,
+            port_map: true,
         }
     }
 }

@@ -7,11 +7,14 @@ use tracing_subscriber::fmt::time::Uptime;
 
 /// Starts the log; `verbose` counts `-v`. fuser's and other libraries' records come in through `log`.
 pub(crate) fn start(verbose: u8) {
+    // The DHT's crate calls an error what is none of the user's; we say what he should know.
     let directives = match verbose {
-        0 => "warn,fuser=error",
-        1 => "info,fuser=warn",
-        2 => "debug,fuser=info,hyper=info,reqwest=info,rustls=info,hyper_util=info,h2=info",
-        _ => "trace,fuser=debug,hyper=info,rustls=info,hyper_util=info,h2=info",
+        0 => "warn,fuser=error,mainline=off,igd_next=off,crab_nat=off",
+        1 => "info,fuser=warn,mainline=off,igd_next=off,crab_nat=off",
+        2 => {
+            "debug,fuser=info,mainline=off,igd_next=off,crab_nat=off,hyper=info,reqwest=info,rustls=info,hyper_util=info,h2=info"
+        }
+        _ => "trace,fuser=debug,mainline=debug,hyper=info,rustls=info,hyper_util=info,h2=info",
     };
     // A second start (a test, an embedding program) keeps the first one's log.
     let _ = tracing_log::LogTracer::init();

@@ -39,9 +39,15 @@ pub(crate) struct Network {
     /// Encrypt connections to peers: where that lets them through, always (others are refused), or never
     #[arg(long, value_enum, default_value_t = EncryptionArgument::Prefer)]
     encryption: EncryptionArgument,
-    /// Do not use the DHT (the DHT is not built yet)
+    /// Do not use the DHT
     #[arg(long)]
     no_dht: bool,
+    /// Do not ask the gateway to pass our port on to us
+    #[arg(long)]
+    no_port_map: bool,
+    /// A node that the DHT is entered by, in place of the default ones; again and again
+    #[arg(long, value_name = "HOST:PORT", value_parser = values::host_and_port)]
+    dht_bootstrap: Vec<String>,
     /// Do not exchange addresses of other peers with connected ones
     #[arg(long)]
     no_pex: bool,
@@ -122,6 +128,13 @@ impl Network {
                 EncryptionArgument::Require => Encryption::Require,
                 EncryptionArgument::Off => Encryption::Off,
             },
+            dht: !self.no_dht,
+            port_map: !self.no_port_map,
+            dht_bootstrap: match &*self.dht_bootstrap {
+                [] => defaults.dht_bootstrap.clone(),
+                nodes => nodes.to_vec(),
+            },
+            dht_nodes: user_dir("XDG_STATE_HOME", ".local/state").map(|dir| dir.join("dht-nodes")),
             ..defaults
         }
     }

@@ -3,6 +3,18 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+/// A host, by name or in digits, and a port.
+///
+/// # Errors
+/// A sentence for the user.
+pub(crate) fn host_and_port(text: &str) -> Result<String, String> {
+    let port = |port: &str| port.parse::<u16>().is_ok_and(|port| port != 0);
+    match text.rsplit_once(':') {
+        Some((host, number)) if !host.is_empty() && port(number) => Ok(text.to_owned()),
+        _ => Err(format!("`{text}` is no HOST:PORT")),
+    }
+}
+
 /// Bytes: `4096`, `512KiB`, `1.5GiB`; `K`, `KB` and the like mean the same 1024s.
 ///
 /// # Errors

@@ -167,6 +167,8 @@ async fn connect(
     // From here on whoever replaces or ends this connection finds it.
     let link = target.links().attach(peer);
     let admitted = shared.node().connected(Instant::now(), peer, target.key(), addr, theirs.peer_id, outgoing);
+    let outranked = shared.node().take_outranked();
+    outranked.into_iter().for_each(|(key, weaker)| shared.end(key, weaker, End::Outranked));
     match admitted {
         Ok(replaced) => replaced.into_iter().for_each(|old| shared.end(target.key(), old, End::Replaced)),
         Err(why) => {

@@ -42,6 +42,9 @@ pub(super) enum End {
     /// A second connection to the same peer took its place.
     #[error("another connection to it took its place")]
     Replaced,
+    /// Every connection was taken, and another peer came before it (BEP 40).
+    #[error("it made room for another peer")]
+    Outranked,
     /// The session ends.
     #[error("the session ends")]
     Session,

@@ -17,7 +17,7 @@ use super::session::Shared;
 use super::stream::Stream;
 use super::torrent::Torrent;
 use crate::metainfo::Request;
-use crate::node::Exchanged;
+use crate::node::{Exchanged, Witness};
 use crate::swarm::{CloseReason, Connected, Input, PeerKey, Receipt, Swarm, TorrentKey};
 use crate::wire::{
     self, ExtendedHandshake, Message, MetadataMessage, OUR_DONTHAVE_ID, OUR_METADATA_ID, OUR_PEX_ID,
@@ -273,6 +273,9 @@ impl Peer {
             if let Some(port) = seen.listens.filter(|port| *port != 0) {
                 self.torrent.shared.node().listening(Instant::now(), self.key, port);
             }
+            if let Some(ours) = seen.yourip {
+                self.torrent.shared.seen(Witness::Peer(self.addr.ip().to_canonical()), ours);
+            }
             self.exchange_peers(&seen)?;
             self.serve_metadata(&seen);
             Ok(count)
@@ -379,6 +382,8 @@ pub(super) struct Seen {
     interested: Option<bool>,
     /// The port where it listens.
     listens: Option<u16>,
+    /// Where it sees us.
+    yourip: Option<std::net::IpAddr>,
     /// Its id for peer exchange.
     pex_id: Option<u8>,
     /// Bodies of peer exchange messages: what they say is no business of the swarm's.
@@ -419,6 +424,7 @@ fn judge(
                 let hello = ExtendedHandshake::decode(&payload)?;
                 seen.listens = hello.listen_port.or(seen.listens);
                 seen.metadata_id = hello.metadata_id.or(seen.metadata_id);
+                seen.yourip = hello.yourip.or(seen.yourip);
                 seen.pex_id = hello.messages.get(PEX).copied().or(seen.pex_id);
                 swarm.handle(now, Input::Extended(peer, &hello));
             }

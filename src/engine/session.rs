@@ -29,7 +29,7 @@ use crate::cache::{Cache, DataDir, Place, Pool, Store};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::metainfo::{HostPort, Metainfo, TorrentId, is_media};
-use crate::node::{Limits, Node, Source};
+use crate::node::{Limits, Node, Source, Witness};
 use crate::status::Snapshot;
 use crate::swarm::{Cell, Input, Order, PeerKey, Setup, Swarm, TorrentKey, Totals};
 use crate::wire::PeerId;
@@ -217,6 +217,11 @@ impl Shared {
     pub(super) fn candidates(&self, torrent: TorrentKey, addrs: &[SocketAddr], source: Source) {
         self.node().add_candidates(Instant::now(), torrent, addrs, source);
         self.node_wake.notify_one();
+    }
+
+    /// Somebody says at which address he sees us.
+    pub(super) fn seen(&self, by: Witness, ours: std::net::IpAddr) {
+        self.node().seen(by, ours, self.port);
     }
 
     /// A peer became interested, or is so no more: a free slot does not wait for the next round.
@@ -490,6 +495,8 @@ impl Session {
                 announcer.stop().await;
             });
         }
+        let shared = Arc::clone(&self.shared);
+        goodbyes.spawn(async move { shared.sources.stop().await });
         if tokio::time::timeout(STOP_ANNOUNCE, async { while goodbyes.join_next().await.is_some() {} }).await.is_err() {
             debug!("a tracker was not told that we stop: it did not answer in time");
         }

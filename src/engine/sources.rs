@@ -4,9 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use super::discovery::{self, AnnounceSpec, Announcer, Deadlines, Found, Lsd, Progress, TrackerStatus};
+use super::discovery::{
+    self, AnnounceSpec, Announcer, Deadlines, Dht, DhtSpec, Found, Lsd, PortMap, Progress, TrackerStatus,
+};
 use super::session::Shared;
-use crate::node::Source;
+use crate::node::{Source, Witness};
 use crate::swarm::TorrentKey;
 
 /// What a tracker is told to be left while nobody knows how much there is: a block, so that it counts us as a leecher.
@@ -35,6 +37,10 @@ pub(super) struct AllSources {
     torrents: RwLock<BTreeMap<TorrentKey, Sources>>,
     /// Local discovery, from the first torrent on that it may know; none where there is nothing to be heard.
     lsd: OnceLock<Option<Lsd>>,
+    /// The DHT, likewise.
+    dht: OnceLock<Option<Dht>>,
+    /// The gateway's mapping of our port, from the first torrent on.
+    port_map: OnceLock<Option<PortMap>>,
 }
 
 impl AllSources {
@@ -45,6 +51,25 @@ impl AllSources {
     /// A read waits and no peer can serve it.
     pub(super) fn want_peers(&self, key: TorrentKey) {
         self.with_announcer(key, Announcer::want_peers);
+        if let Some(dht) = self.dht.get().and_then(Option::as_ref) {
+            dht.want_peers(key);
+        }
+    }
+
+    /// Ends what the session has but for trackers: 1.5 s at the most.
+    pub(super) async fn stop(&self) {
+        let (dht, port_map) = (self.dht.get().and_then(Option::as_ref), self.port_map.get().and_then(Option::as_ref));
+        let dht = async {
+            if let Some(dht) = dht {
+                dht.stop().await;
+            }
+        };
+        let port_map = async {
+            if let Some(port_map) = port_map {
+                port_map.stop().await;
+            }
+        };
+        tokio::join!(dht, port_map);
     }
 
     /// The torrent has become complete.
@@ -72,8 +97,10 @@ impl Shared {
             self.node().set_private(key);
         }
         self.candidates(key, &self.config.peers, Source::User);
-        if !private && let Some(lsd) = self.lsd() {
-            lsd.add(info_hash, key);
+        self.map_port();
+        if !private {
+            self.lsd().into_iter().for_each(|lsd| lsd.add(info_hash, key));
+            self.dht().into_iter().for_each(|dht| dht.add(info_hash, key));
         }
         let announcer = (!sought.trackers.is_empty()).then(|| self.announce(sought));
         self.sources.torrents.write().unwrap_or_else(PoisonError::into_inner).insert(key, Sources { announcer });
@@ -84,6 +111,9 @@ impl Shared {
         self.node().set_private(key);
         if let Some(lsd) = self.sources.lsd.get().and_then(Option::as_ref) {
             lsd.remove(key);
+        }
+        if let Some(dht) = self.sources.dht.get().and_then(Option::as_ref) {
+            dht.remove(key);
         }
     }
 
@@ -106,6 +136,53 @@ impl Shared {
         self.sources.lsd.get_or_init(start).as_ref()
     }
 
+    /// Asks the gateway for our port, once.
+    fn map_port(self: &Arc<Self>) {
+        self.sources.port_map.get_or_init(|| {
+            let port = std::num::NonZeroU16::new(self.port)?;
+            if !self.config.port_map || self.config.listen.ip().is_loopback() {
+                return None;
+            }
+            let me = Arc::downgrade(self);
+            let external = Arc::new(move |ip| {
+                if let Some(shared) = me.upgrade() {
+                    shared.seen(Witness::Gateway, ip);
+                }
+            });
+            let _in_runtime = self.runtime.enter();
+            Some(PortMap::start(self.network.clone(), port, external))
+        });
+    }
+
+    /// The DHT, which starts here.
+    fn dht(self: &Arc<Self>) -> Option<&Dht> {
+        let start = || {
+            if !self.config.dht {
+                return None;
+            }
+            let (me, us) = (Arc::downgrade(self), Arc::downgrade(self));
+            let spec = DhtSpec {
+                network: self.network.clone(),
+                bootstrap: self.config.dht_bootstrap.clone(),
+                nodes: self.config.dht_nodes.clone(),
+                port: self.port,
+                found: Arc::new(move |key, addrs, place| {
+                    if let Some(shared) = me.upgrade() {
+                        shared.candidates(key, addrs, Source::Dht(place));
+                    }
+                }),
+                external: Arc::new(move |ip| {
+                    if let Some(shared) = us.upgrade() {
+                        shared.seen(Witness::Dht, ip);
+                    }
+                }),
+            };
+            let _in_runtime = self.runtime.enter();
+            Some(Dht::start(spec))
+        };
+        self.sources.dht.get_or_init(start).as_ref()
+    }
+
     fn announce(self: &Arc<Self>, sought: Sought) -> Announcer {
         let Sought { key, info_hash, private, trackers } = sought;
         let spec = AnnounceSpec {
@@ -125,6 +202,7 @@ impl Shared {
         });
         let found = Arc::new(move |answer: Found| {
             if let Some(shared) = found.upgrade() {
+                answer.external_ip.into_iter().for_each(|ip| shared.seen(Witness::Tracker(key), ip));
                 shared.candidates(key, &answer.peers, Source::Tracker(answer.place));
             }
         });

@@ -16,6 +16,8 @@ const MAX_PENDING_PER_IP: usize = 32;
 /// Connections of one torrent with one public IP: several users behind one NAT, not one that takes every place. It is
 /// per torrent because a seedbox is one IP for all of a user's torrents.
 const MAX_PER_IP: usize = 8;
+/// A connection keeps its place so long whatever its rank: otherwise those that come could push each other out.
+const SETTLED: Duration = Duration::from_secs(60);
 /// How long a ban lasts.
 const BAN: Duration = Duration::from_secs(3600);
 /// Banned ports after which the IP is banned: it changes ports, it is not a NAT with one bad user.
@@ -94,14 +96,14 @@ impl Connections {
         self.open.len()
     }
 
-    /// A socket was accepted: may its handshake begin?
-    pub(super) fn accept(&mut self, now: Instant, from: SocketAddr) -> Result<(), Refusal> {
+    /// A socket was accepted: may its handshake begin? `outranks`: it may take another's place.
+    pub(super) fn accept(&mut self, now: Instant, from: SocketAddr, outranks: bool) -> Result<(), Refusal> {
         let ip = from.ip();
         let here = self.pending.get(&ip).copied().unwrap_or(0);
         if self.bans.covers(now, from, None) {
             return Err(Refusal::Banned);
         }
-        if self.left() == 0 {
+        if self.left() == 0 && !outranks {
             return Err(Refusal::Full);
         }
         if self.pending_total >= MAX_PENDING || (here >= MAX_PENDING_PER_IP && !shared(ip)) {
@@ -157,6 +159,18 @@ impl Connections {
         *self.per_ip.entry((torrent, ip)).or_default() += 1;
         self.open.insert(peer, new);
         Ok(old)
+    }
+
+    /// Of those connections that are not new, the one of the lowest priority (BEP 40) below this.
+    pub(super) fn outranked(
+        &self,
+        now: Instant,
+        below: u32,
+        priority: impl Fn(&Connection) -> Option<u32>,
+    ) -> Option<PeerKey> {
+        let settled = self.open.iter().filter(|(_, c)| now.saturating_duration_since(c.since) >= SETTLED);
+        let ranked = settled.filter_map(|(&peer, c)| Some((priority(c)?, peer)));
+        ranked.min().filter(|&(rank, _)| rank < below).map(|(_, peer)| peer)
     }
 
     /// The connection that came from the peer that listens at `addr`, which was just found to have this id.
@@ -336,26 +350,26 @@ mod tests {
     fn connections_and_pending_handshakes_are_bounded() {
         let (now, mut all) = (Instant::now(), Connections::new(2, OURS));
         for n in 0..256 {
-            assert_eq!(all.accept(now, addr(&format!("203.0.{}.{}:1", n / 16, n % 16))), Ok(()));
+            assert_eq!(all.accept(now, addr(&format!("203.0.{}.{}:1", n / 16, n % 16)), false), Ok(()));
         }
-        assert_eq!(all.accept(now, addr("203.0.200.1:1")), Err(Refusal::Busy));
+        assert_eq!(all.accept(now, addr("203.0.200.1:1"), false), Err(Refusal::Busy));
         all.accept_done(addr("203.0.0.0:1"));
         all.accept_done(addr("203.0.0.0:1"));
-        assert_eq!(all.accept(now, addr("203.0.200.1:1")), Ok(()));
-        assert_eq!(all.accept(now, addr("203.0.200.1:2")), Err(Refusal::Busy));
+        assert_eq!(all.accept(now, addr("203.0.200.1:1"), false), Ok(()));
+        assert_eq!(all.accept(now, addr("203.0.200.1:2"), false), Err(Refusal::Busy));
         for n in 1..=2 {
             all.connected(PeerKey(n), connection(&format!("10.0.0.{n}:1"), 1, true, now)).unwrap();
         }
         assert_eq!(all.connected(PeerKey(3), connection("10.0.0.3:1", 1, true, now)), Err(Refusal::Full));
-        assert_eq!(all.accept(now, addr("10.0.0.3:1")), Err(Refusal::Full));
+        assert_eq!(all.accept(now, addr("10.0.0.3:1"), false), Err(Refusal::Full));
     }
 
     #[test]
     fn one_public_address_cannot_take_every_pending_place() {
         let (now, mut all) = (Instant::now(), Connections::new(2, OURS));
-        let slow = (0..100).filter(|n| all.accept(now, addr(&format!("203.0.113.7:{}", n + 1))).is_ok()).count();
+        let slow = (0..100).filter(|n| all.accept(now, addr(&format!("203.0.113.7:{}", n + 1)), false).is_ok()).count();
         assert_eq!(slow, 32);
-        assert_eq!(all.accept(now, addr("203.0.113.8:1")), Ok(()));
+        assert_eq!(all.accept(now, addr("203.0.113.8:1"), false), Ok(()));
     }
 
     #[test]
@@ -364,11 +378,11 @@ mod tests {
         all.ban(now, A, addr("203.0.113.7:1"));
         all.ban(now, A, addr("203.0.113.7:1"));
         all.ban(now, A, addr("203.0.113.7:2"));
-        assert_eq!(all.accept(now, addr("203.0.113.7:2")), Err(Refusal::Banned));
-        assert_eq!(all.accept(now, addr("203.0.113.7:3")), Ok(()), "another user behind the same NAT");
+        assert_eq!(all.accept(now, addr("203.0.113.7:2"), false), Err(Refusal::Banned));
+        assert_eq!(all.accept(now, addr("203.0.113.7:3"), false), Ok(()), "another user behind the same NAT");
         all.ban(now, A, addr("203.0.113.7:3"));
-        assert_eq!(all.accept(now, addr("203.0.113.7:4")), Err(Refusal::Banned));
-        assert_eq!(all.accept(now + BAN, addr("203.0.113.7:4")), Ok(()));
+        assert_eq!(all.accept(now, addr("203.0.113.7:4"), false), Err(Refusal::Banned));
+        assert_eq!(all.accept(now + BAN, addr("203.0.113.7:4"), false), Ok(()));
     }
 
     #[test]
@@ -378,7 +392,7 @@ mod tests {
             all.ban(now, A, SocketAddr::new(addr("127.0.0.1:1").ip(), port));
         }
         assert!(all.banned(now, addr("127.0.0.1:49")));
-        assert_eq!(all.accept(now, addr("127.0.0.1:50")), Ok(()));
+        assert_eq!(all.accept(now, addr("127.0.0.1:50"), false), Ok(()));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::address::shared;
+use super::priority::priority;
 use super::{Source, Way};
 use crate::swarm::TorrentKey;
 
@@ -66,7 +67,7 @@ struct Known {
     state: State,
     /// How it was reached the last time.
     way: Option<Way>,
-    /// Random order among equals.
+    /// The order among equals: by canonical priority (BEP 40), or random while we do not know our address.
     tie: u32,
 }
 
@@ -75,6 +76,13 @@ impl Known {
     fn rank(&self) -> (bool, bool, u32, u32) {
         (!self.user, !self.worked, self.fails, self.tie)
     }
+}
+
+/// The order of an address among equals, if we know where its family sees us; the highest priority goes first.
+fn tie(ours: [Option<SocketAddr>; 2], addr: SocketAddr) -> Option<u32> {
+    let [v4, v6] = ours;
+    let ours = if addr.is_ipv4() { v4 } else { v6 };
+    Some(!priority(ours?, addr)?)
 }
 
 type Rank = ((bool, bool, u32, u32), SocketAddr);
@@ -155,6 +163,8 @@ pub(super) struct Dials {
     last: Option<TorrentKey>,
     /// The latest time that we were told.
     clock: Option<Instant>,
+    /// Where others see us, over IPv4 and over IPv6.
+    ours: [Option<SocketAddr>; 2],
     rng: StdRng,
 }
 
@@ -166,6 +176,7 @@ impl Dials {
             recent: VecDeque::new(),
             last: None,
             clock: None,
+            ours: [None, None],
             rng: StdRng::seed_from_u64(seed),
         }
     }
@@ -199,7 +210,7 @@ impl Dials {
                     None => {}
                 }
             }
-            let tie = self.rng.random();
+            let tie = tie(self.ours, addr).unwrap_or_else(|| self.rng.random());
             let state = State::Dialling;
             let new = Known { user, hearsay, worked: false, fails: 0, not_before: None, state, way: None, tie };
             torrent.known.insert(addr, new);
@@ -216,6 +227,21 @@ impl Dials {
         for addr in hearsay.map(|(&addr, _)| addr).collect::<Vec<_>>() {
             torrent.forget(addr);
         }
+    }
+
+    /// Others see us there: who goes first among equals is settled anew.
+    pub(super) fn set_ours(&mut self, ours: [Option<SocketAddr>; 2]) {
+        self.ours = ours;
+        for torrent in self.torrents.values_mut() {
+            for addr in torrent.known.keys().copied().collect::<Vec<_>>() {
+                torrent.set(addr, |known| known.tie = tie(ours, addr).unwrap_or(known.tie));
+            }
+        }
+    }
+
+    /// True if the user named this address.
+    pub(super) fn is_users(&self, key: TorrentKey, addr: SocketAddr) -> bool {
+        self.torrents.get(&key).and_then(|torrent| torrent.known.get(&addr)).is_some_and(|known| known.user)
     }
 
     pub(super) fn is_private(&self, key: TorrentKey) -> bool {

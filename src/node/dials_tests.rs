@@ -256,3 +256,27 @@ fn what_lies_further_inwards_than_who_named_it_is_ignored() {
     dials.add(base, A, local().into_iter(), Source::Dht(Place::Loopback));
     assert_eq!(dials.known(A), 3);
 }
+
+#[test]
+fn among_equals_the_canonical_priority_decides_once_we_know_our_address() {
+    let (base, ours) = (Instant::now(), "203.0.113.9:6881".parse::<SocketAddr>().unwrap());
+    let strangers: Vec<SocketAddr> = (1..20).map(|n| SocketAddr::from(([n * 11, n, 7, n], 6881))).collect();
+    let mut expected = strangers.clone();
+    expected.sort_by_key(|&addr| std::cmp::Reverse(priority(ours, addr)));
+    for known_before in [true, false] {
+        let mut dials = Dials::new(1);
+        if known_before {
+            dials.set_ours([Some(ours), None]);
+        }
+        dials.add(base, A, strangers.iter().copied(), Source::Tracker(Place::Global));
+        dials.set_ours([Some(ours), None]);
+        let order: Vec<SocketAddr> = std::iter::from_fn(|| next(&mut dials, base)).map(|dial| dial.1).collect();
+        assert_eq!(order, expected);
+    }
+    let mut dials = Dials::new(1);
+    dials.set_ours([Some(ours), None]);
+    let last = *expected.last().unwrap();
+    dials.add(base, A, strangers.iter().copied(), Source::Tracker(Place::Global));
+    dials.add(base, A, [last].into_iter(), Source::User);
+    assert_eq!(next(&mut dials, base), Some((A, last)), "the user's own goes first all the same");
+}

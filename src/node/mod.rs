@@ -7,15 +7,17 @@ mod address;
 mod choker;
 mod connections;
 mod dials;
+mod external;
 mod memory;
 mod pex;
 mod place;
+mod priority;
 mod rates;
 mod slots;
 mod source;
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use crate::swarm::{Candidate, PeerKey, TorrentKey};
@@ -25,10 +27,13 @@ use choker::Choker;
 pub use connections::Refusal;
 use connections::{Connection, Connections};
 use dials::Dials;
+use external::External;
+pub use external::Witness;
 use memory::Credits;
 use pex::Exchange;
 pub use pex::Exchanged;
 pub use place::Place;
+use priority::priority;
 pub use rates::Bucket;
 pub use source::Source;
 
@@ -74,6 +79,11 @@ pub struct Node {
     download: Bucket<PeerKey>,
     credits: Credits,
     exchange: Exchange,
+    external: External,
+    /// The port that others see us at, as far as we know.
+    port: u16,
+    /// Peers that had to make room.
+    outranked: Vec<(TorrentKey, PeerKey)>,
 }
 
 impl Node {
@@ -90,6 +100,9 @@ impl Node {
             download: Bucket::new(limits.download_limit, rates::READS),
             credits: Credits::new(limits.assembly_bytes),
             exchange: Exchange::default(),
+            external: External::default(),
+            port: 0,
+            outranked: Vec::new(),
         }
     }
 
@@ -243,7 +256,43 @@ impl Node {
     /// # Errors
     /// A [`Refusal`]: close it at once, nothing follows.
     pub fn accept(&mut self, now: Instant, from: SocketAddr) -> Result<(), Refusal> {
-        self.connections.accept(now, canonical(from))
+        let from = canonical(from);
+        let outranks = self.connections.left() == 0 && self.outranked_by(now, from).is_some();
+        self.connections.accept(now, from, outranks)
+    }
+
+    /// Who would make room for a peer at this address: with every connection taken, the one of the lowest canonical
+    /// priority (BEP 40) below the newcomer's, if it is a minute old and not the user's own.
+    fn outranked_by(&self, now: Instant, newcomer: SocketAddr) -> Option<PeerKey> {
+        let rank = |addr: SocketAddr| {
+            let global = Place::of(addr.ip()) == Place::Global;
+            let ours = self.external.of_family(addr.is_ipv4()).filter(|_| global)?;
+            priority(SocketAddr::new(ours, self.port), addr)
+        };
+        self.connections.outranked(now, rank(newcomer)?, |c| {
+            let listens = c.listens.unwrap_or(c.addr);
+            if self.dials.is_users(c.torrent, listens) { None } else { rank(c.addr) }
+        })
+    }
+
+    /// Peers that had to make room for others since the last call: the caller closes them.
+    pub fn take_outranked(&mut self) -> Vec<(TorrentKey, PeerKey)> {
+        std::mem::take(&mut self.outranked)
+    }
+
+    /// Somebody says at which address he sees us. `port` is where we listen.
+    pub fn seen(&mut self, by: Witness, ours: IpAddr, port: u16) {
+        self.port = port;
+        if self.external.seen(by, ours) {
+            let at = |v4: bool| self.external.of_family(v4).map(|ip| SocketAddr::new(ip, port));
+            self.dials.set_ours([at(true), at(false)]);
+        }
+    }
+
+    /// Our address of a family as most others see it; none while too few have said it.
+    #[must_use]
+    pub fn external(&self, v4: bool) -> Option<IpAddr> {
+        self.external.of_family(v4)
     }
 
     /// The handshake of an accepted socket is over: it failed or took too long, or [`Node::connected`] follows.
@@ -267,7 +316,17 @@ impl Node {
     ) -> Result<Option<PeerKey>, Refusal> {
         let addr = canonical(addr);
         let listens = outgoing.then_some(addr);
-        let verdict = self.connections.connected(peer, Connection { torrent, addr, id, outgoing, listens, since: now });
+        let new = Connection { torrent, addr, id, outgoing, listens, since: now };
+        let mut verdict = self.connections.connected(peer, new);
+        if verdict == Err(Refusal::Full)
+            && !outgoing
+            && let Some(weakest) = self.outranked_by(now, addr)
+            && let Some(torrent) = self.connections.get(weakest).map(|c| c.torrent)
+        {
+            self.disconnected(now, weakest, true);
+            self.outranked.push((torrent, weakest));
+            verdict = self.connections.connected(peer, new);
+        }
         match verdict {
             Ok(replaced) => {
                 if let Some(old) = replaced {
@@ -519,6 +578,37 @@ mod tests {
         let known = node.known_peers(A);
         assert_eq!(node.pex_heard(base, PeerKey(1), &message, false), Exchanged::Ignored);
         assert_eq!(node.known_peers(A), known);
+    }
+
+    #[test]
+    fn at_the_limit_the_lowest_priority_makes_room_and_the_users_own_stays() {
+        let base = Instant::now();
+        let mut node = node(base);
+        let ours = addr("203.0.113.9:6881");
+        let mut peers: Vec<SocketAddr> = (1..6).map(|n| SocketAddr::from(([n * 31, n, n, n], 7000))).collect();
+        peers.sort_by_key(|&addr| priority(ours, addr));
+        let id = |n: u8| PeerId([n; 20]);
+        node.add_candidates(base, A, &peers[..1], Source::User);
+        node.next_dial(base).unwrap();
+        node.connected(base, PeerKey(0), A, peers[0], id(1), true).unwrap();
+        for n in [1u8, 3] {
+            node.connected(base, PeerKey(n.into()), A, peers[usize::from(n)], id(n + 1), false).unwrap();
+        }
+        let later = base + Duration::from_secs(60);
+        assert_eq!(node.accept(later, peers[4]), Err(Refusal::Full), "we do not know our address");
+        for by in 1..3 {
+            node.seen(Witness::Peer(peers[by].ip()), ours.ip(), ours.port());
+        }
+        assert_eq!(node.external(true), Some(ours.ip()));
+        assert_eq!(node.accept(base, peers[4]), Err(Refusal::Full), "all are new");
+        assert_eq!(node.accept(later, addr("10.0.0.1:1")), Err(Refusal::Full), "a local address has no rank");
+        assert_eq!(node.accept(later, peers[4]), Ok(()));
+        node.accept_done(peers[4]);
+        assert_eq!(node.connected(later, PeerKey(4), A, peers[4], id(5), false), Ok(None));
+        assert_eq!(node.take_outranked(), [(A, PeerKey(1))]);
+        assert_eq!((node.connections(), node.take_outranked()), (3, vec![]));
+        assert_eq!(node.accept(later, peers[2]), Err(Refusal::Full), "below the other one");
+        assert_eq!(node.connected(later, PeerKey(2), A, peers[2], id(9), false), Err(Refusal::Full));
     }
 
     #[test]

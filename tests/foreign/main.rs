@@ -4,9 +4,11 @@
 mod support;
 
 mod create;
+mod discovery;
 mod encryption;
 mod get;
 mod harness;
 mod leechers;
+mod port_map;
 mod swarm;
 mod tracker;

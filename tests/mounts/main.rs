@@ -5,6 +5,7 @@ mod support;
 
 mod churn;
 mod dead_swarm;
+mod discovery;
 mod hostile_peers;
 mod ordinary_user;
 mod reads;

@@ -23,6 +23,7 @@ const LIFE: Duration = Duration::from_secs(900);
 pub(crate) struct Lab {
     next: std::cell::Cell<u16>,
     v6: bool,
+    neighbour: std::cell::OnceCell<Running>,
     pub(crate) dir: tempfile::TempDir,
 }
 
@@ -38,7 +39,7 @@ impl Lab {
         let dir = tempfile::Builder::new().prefix("swarmfs-lab-").tempdir_in(env!("CARGO_TARGET_TMPDIR"));
         let dir = dir.expect("a directory");
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).expect("its mode");
-        Self { next: std::cell::Cell::new(2), v6: false, dir }
+        Self { next: std::cell::Cell::new(2), v6: false, neighbour: std::cell::OnceCell::new(), dir }
     }
 
     /// As `enter`, with addresses of IPv6 for everybody. Those of IPv4 are there for what controls the programs.
@@ -71,6 +72,47 @@ impl Lab {
                 Ipv4Addr::new(10, 77, high, low)
             }
         }
+    }
+
+    /// Another network, one link away: this one has 10.78.0.1 and fe80::1 on it, that one 10.78.0.2 and fe80::2. It ends with
+    /// the lab.
+    #[track_caller]
+    pub(crate) fn neighbour(&self) -> [SocketAddr; 2] {
+        let mut sleep = Command::new("unshare");
+        sleep.args(["-n", "sleep", "900"]);
+        let holder = Running::spawn("neighbour", sleep, &self.log("neighbour"), LIFE);
+        let pid = holder.pid().to_string();
+        let own = std::fs::read_link("/proc/thread-self/ns/net").expect("our network");
+        wait_until(Duration::from_secs(5), "the neighbour has a network", || {
+            std::fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|theirs| theirs != own)
+        });
+        ip(&["link", "add", "link0", "type", "veth", "peer", "name", "link1", "netns", &pid]);
+        let there = |args: &[&str]| {
+            let mut command = Command::new("nsenter");
+            succeed(command.args(["-t", &pid, "-n", "ip"]).args(args), Duration::from_secs(5));
+        };
+        ip(&["address", "add", "10.78.0.1/24", "dev", "link0"]);
+        ip(&["-6", "address", "add", "fe80::1/64", "dev", "link0", "nodad"]);
+        ip(&["link", "set", "link0", "up"]);
+        there(&["link", "set", "lo", "up"]);
+        there(&["address", "add", "10.78.0.2/24", "dev", "link1"]);
+        there(&["-6", "address", "add", "fe80::2/64", "dev", "link1", "nodad"]);
+        there(&["link", "set", "link1", "up"]);
+        assert!(self.neighbour.set(holder).is_ok(), "there is one neighbour");
+        ["10.78.0.1:6881", "10.78.0.2:6881"].map(|address| address.parse().expect("an address"))
+    }
+
+    /// The command, in the network that has this address.
+    pub(crate) fn placed(&self, command: Command, address: SocketAddr) -> Command {
+        let Some(neighbour) = self.neighbour.get().filter(|_| address.ip() == IpAddr::from([10, 78, 0, 2])) else {
+            return command;
+        };
+        let mut inside = Command::new("nsenter");
+        inside
+            .args(["-t", &neighbour.pid().to_string(), "-n", "--"])
+            .arg(command.get_program())
+            .args(command.get_args());
+        inside
     }
 
     /// A new directory.
@@ -202,11 +244,23 @@ impl LibTorrent {
     }
 
     fn start(lab: &Lab, verb: &str, torrent: &Path, dir: &Path, more: &[String]) -> Self {
-        let address = lab.address();
+        Self::start_at(lab, lab.address(), verb, torrent, dir, more)
+    }
+
+    /// `lt.py VERB TORRENT DIR` with what follows the address there.
+    pub(crate) fn start_at(
+        lab: &Lab,
+        address: SocketAddr,
+        verb: &str,
+        torrent: &Path,
+        dir: &Path,
+        more: &[String],
+    ) -> Self {
         let name = format!("libtorrent-{verb}-{}", address.ip());
         let status = lab.dir.path().join(format!("{name}.json"));
         let mut command = libtorrent();
         command.arg(verb).arg(torrent).arg(dir).arg(address.to_string()).arg(&status).args(more);
+        let command = lab.placed(command, address);
         let process = Running::spawn(&name, command, &lab.log(&name), LIFE);
         Self { process, address, status }
     }
@@ -235,6 +289,11 @@ impl LibTorrent {
     /// Payload bytes that it has received.
     pub(crate) fn downloaded(&self) -> f64 {
         self.number("downloaded")
+    }
+
+    /// Peers that it is connected to.
+    pub(crate) fn peers(&self) -> f64 {
+        self.number("peers")
     }
 
     /// The share that it has, 0 to 1.

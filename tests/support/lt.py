@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""libtorrent as a program for the tests: no DHT, LSD, UPnP, NAT-PMP or uTP, one address per process.
+"""libtorrent as a program for the tests: no LSD, UPnP, NAT-PMP or uTP, and no DHT without enable_dht=1; one address per
+process.
 
 make PATH INFO PIECE_KIB                        writes the bencoded v1 info dictionary of PATH to INFO
 show TORRENT                                    prints what it reads in TORRENT as JSON
-seed TORRENT DIR ADDR:PORT STATUS [RATE] [SETTING=NUMBER...]
+seed TORRENT DIR ADDR:PORT STATUS [RATE] [SETTING=VALUE...]
                                                 serves DIR, uploads at most RATE bytes per second
-leech TORRENT DIR ADDR:PORT STATUS [PEER...] [SETTING=NUMBER...]
+leech TORRENT DIR ADDR:PORT STATUS [PEER...] [SETTING=VALUE...]
                                                 downloads to DIR, exits 0 when all of it is there; with stays=1
                                                 it stays as a seed
+node ADDR:PORT [SETTING=VALUE...]               a node of the DHT, which prints what it is told
 
 STATUS is a JSON file, replaced as things change: done (0..1), uploaded, downloaded, peers, state.
 """
@@ -44,15 +46,21 @@ def show(torrent):
         'web_seeds': params.url_seeds, 'creator': params.created_by, 'comment': params.comment}))
 
 
-def start(torrent, directory, address, seeding, settings, rate=0):
-    session = lt.session({
+def packed(address, settings, rate=0):
+    return {
         'listen_interfaces': address, 'outgoing_interfaces': address.rsplit(':', 1)[0].strip('[]'),
         'enable_dht': False, 'enable_lsd': False, 'enable_upnp': False, 'enable_natpmp': False,
         'enable_incoming_utp': False, 'enable_outgoing_utp': False, 'ssrf_mitigation': False,
         'allow_multiple_connections_per_ip': True, 'rate_limit_ip_overhead': False, 'unchoke_slots_limit': 16,
         'tick_interval': 50, 'max_out_request_queue': 1000, 'alert_mask': lt.alert.category_t.error_notification,
-        'upload_rate_limit': rate, **settings})
-    if rate:
+        # Nodes of a lab are neighbours.
+        'dht_restrict_routing_ips': False, 'dht_restrict_search_ips': False, 'dht_ignore_dark_internet': False,
+        'dht_bootstrap_nodes': '', 'upload_rate_limit': rate, **settings}
+
+
+def start(torrent, directory, address, seeding, settings, rate=0):
+    session = lt.session(packed(address, settings, rate))
+    if rate or 'download_rate_limit' in settings:
         # Local peers are exempt from limits unless they are in the global class.
         everyone = lt.ip_filter()
         everyone.add_rule('0.0.0.0', '255.255.255.255', 1)
@@ -65,7 +73,24 @@ def start(torrent, directory, address, seeding, settings, rate=0):
     return session, session.add_torrent(params)
 
 
+def node(address, *more):
+    session = lt.session(packed(address, {
+        'enable_dht': True, 'alert_mask': lt.alert.category_t.dht_notification, **settings_of(more)}))
+    while True:
+        for alert in session.pop_alerts():
+            print(alert, file=sys.stderr, flush=True)
+        time.sleep(0.05)
+
+
+def settings_of(words):
+    pairs = (word.partition('=') for word in words if '=' in word)
+    return {key: int(value) if value.isdigit() else value for key, _, value in pairs}
+
+
 def report(session, handle, path):
+    if session.is_dht_running() and time.monotonic() - report.asked > 1:
+        report.asked = time.monotonic()
+        handle.force_dht_announce()
     for alert in session.pop_alerts():
         print(alert, file=sys.stderr, flush=True)
     s = handle.status()
@@ -77,14 +102,19 @@ def report(session, handle, path):
     return s.is_seeding
 
 
+report.asked = 0
+
+
 def main():
     verb, *rest = sys.argv[1:]
     if verb == 'make':
         return make(*rest)
     if verb == 'show':
         return show(*rest)
+    if verb == 'node':
+        return node(*rest)
     torrent, directory, address, status, *more = rest
-    settings = {key: int(value) for key, _, value in (one.partition('=') for one in more if '=' in one)}
+    settings = settings_of(more)
     more = [one for one in more if '=' not in one]
     if verb == 'seed':
         session, handle = start(torrent, directory, address, True, settings, int(more[0]) if more else 0)

@@ -26,6 +26,8 @@ pub(crate) struct MountCommand {
     limit: Duration,
     mountpoint: Option<PathBuf>,
     torrents: Vec<PathBuf>,
+    off: Vec<String>,
+    state: Option<PathBuf>,
 }
 
 /// A mount of these .torrent files, with nothing that leaves the machine.
@@ -40,9 +42,10 @@ pub(crate) fn mount_at(torrents: &[&Path], address: std::net::SocketAddr) -> Mou
 
 /// As `mount_at`, by this program, which says only what went wrong.
 pub(crate) fn mount_by(mut command: Command, torrents: &[&Path], address: std::net::SocketAddr) -> MountCommand {
-    command.args(["mount", "-f", "--no-dht", "--no-lsd", "--listen", &address.to_string()]);
+    command.args(["mount", "-f", "--listen", &address.to_string()]);
     let torrents = torrents.iter().map(|torrent| torrent.to_path_buf()).collect();
-    MountCommand { command, address, limit: Duration::from_secs(120), mountpoint: None, torrents }
+    let off = ["--no-dht", "--no-lsd"].map(str::to_owned).to_vec();
+    MountCommand { command, address, limit: Duration::from_secs(120), mountpoint: None, torrents, off, state: None }
 }
 
 impl MountCommand {
@@ -54,6 +57,18 @@ impl MountCommand {
 
     pub(crate) fn args(mut self, args: &[&str]) -> Self {
         self.command.args(args);
+        self
+    }
+
+    /// What of finding peers is off: this in place of the DHT and local discovery.
+    pub(crate) fn without(mut self, off: &[&str]) -> Self {
+        self.off = off.iter().map(|&option| option.to_owned()).collect();
+        self
+    }
+
+    /// Keeps there what it keeps for the next time.
+    pub(crate) fn state(mut self, state: &Path) -> Self {
+        self.state = Some(state.to_owned());
         self
     }
 
@@ -78,7 +93,12 @@ impl MountCommand {
             std::fs::create_dir(&path).expect("a mountpoint");
             path
         });
-        self.command.args(&self.torrents).arg(&mountpoint).env("XDG_CACHE_HOME", dir.path().join("cache"));
+        self.command
+            .args(&self.off)
+            .args(&self.torrents)
+            .arg(&mountpoint)
+            .env("XDG_CACHE_HOME", dir.path().join("cache"));
+        self.command.env("XDG_STATE_HOME", self.state.unwrap_or_else(|| dir.path().join("state")));
         let process = Running::spawn("swarmfs mount", self.command, &dir.path().join("log"), self.limit);
         let mut mount = Mount { process, mountpoint, address: self.address, left: false, _dir: dir };
         let up = holds_within(Duration::from_secs(10), || {

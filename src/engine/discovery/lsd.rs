@@ -6,7 +6,7 @@ use std::future::pending;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use network_interface::NetworkInterface;
 use rand::TryRng;
@@ -17,11 +17,19 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 use tracing::debug;
 
-use super::lsd_schedule::Schedule;
+use super::recurring::Recurring;
 use crate::engine::network::Network;
 use crate::node::Place;
 use crate::swarm::TorrentKey;
 use crate::wire::{LSD_V4, LSD_V6, LsdAnnounce, MAX_LSD, MAX_LSD_TORRENTS};
+
+/// A torrent is announced again after this (BEP 14: every five minutes).
+const EVERY: Duration = Duration::from_secs(300);
+/// And no more often than this, however many others announce it, so that who has just come need not wait for that (BEP
+/// 14: one a minute).
+const LEAST: Duration = Duration::from_secs(60);
+/// A socket that fails at once must not spin.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Gets whoever has one of our torrents. It may not block.
 pub(in crate::engine) type Heard = Arc<dyn Fn(TorrentKey, SocketAddr) + Send + Sync>;
@@ -142,18 +150,18 @@ async fn run(network: Network, port: u16, heard: Heard, mut news: UnboundedRecei
         return;
     }
     let cookie = data_encoding::HEXLOWER.encode(&cookie);
-    let mut schedule = Schedule::default();
+    let mut turns = Recurring::new(EVERY, LEAST);
     let (mut in_v4, mut in_v6) = ([0; MAX_LSD], [0; MAX_LSD]);
     loop {
-        let next = schedule.next().map(tokio::time::Instant::from_std);
+        let next = turns.next().map(tokio::time::Instant::from_std);
         let received = tokio::select! {
             told = news.recv() => {
                 // All that has come goes into few datagrams.
                 let Some(mut told) = told else { return };
                 loop {
                     match told {
-                        News::Add(info_hash, key) => schedule.add(Instant::now(), info_hash, key),
-                        News::Remove(key) => schedule.remove(key),
+                        News::Add(info_hash, key) => turns.add(Instant::now(), info_hash, key),
+                        News::Remove(key) => turns.remove(key),
                     }
                     let Ok(more) = news.try_recv() else { break };
                     told = more;
@@ -165,7 +173,7 @@ async fn run(network: Network, port: u16, heard: Heard, mut news: UnboundedRecei
             received = receive(v6.as_ref(), &mut in_v6) => Some(received.map(|(length, from)| (&in_v6[..length], from))),
         };
         match received {
-            Some(Ok((datagram, from))) => take(&mut schedule, datagram, from, &cookie, &heard),
+            Some(Ok((datagram, from))) => take(&mut turns, datagram, from, &cookie, &heard),
             // An interface went away, most likely: the next announce sees to it.
             Some(Err(e)) => {
                 debug!("local discovery: {e}");
@@ -173,7 +181,7 @@ async fn run(network: Network, port: u16, heard: Heard, mut news: UnboundedRecei
             }
             None => {}
         }
-        let due = schedule.due(Instant::now());
+        let due = turns.due(Instant::now(), usize::MAX);
         if due.is_empty() {
             continue;
         }
@@ -181,7 +189,11 @@ async fn run(network: Network, port: u16, heard: Heard, mut news: UnboundedRecei
         for group in [&mut v4, &mut v6].into_iter().flatten() {
             group.join(&interfaces);
             for some in due.chunks(MAX_LSD_TORRENTS) {
-                let announce = LsdAnnounce { port, info_hashes: some.to_vec(), cookie: Some(cookie.clone()) };
+                let announce = LsdAnnounce {
+                    port,
+                    info_hashes: some.iter().map(|(hash, _)| *hash).collect(),
+                    cookie: Some(cookie.clone()),
+                };
                 group.send(&announce.encode(group.address)).await;
             }
         }
@@ -189,11 +201,8 @@ async fn run(network: Network, port: u16, heard: Heard, mut news: UnboundedRecei
     }
 }
 
-/// A socket that fails at once must not spin.
-const PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
-
 /// A datagram has come: who has one of our torrents is told of, if it is on a network that we are on.
-fn take(schedule: &mut Schedule, datagram: &[u8], from: SocketAddr, cookie: &str, heard: &Heard) {
+fn take(turns: &mut Recurring, datagram: &[u8], from: SocketAddr, cookie: &str, heard: &Heard) {
     if Place::of(from.ip()) == Place::Global {
         return debug!(%from, "an announce on the local network from outside is ignored");
     }
@@ -201,7 +210,7 @@ fn take(schedule: &mut Schedule, datagram: &[u8], from: SocketAddr, cookie: &str
     let mut addr = from;
     addr.set_port(announce.port);
     for hash in &announce.info_hashes {
-        if let Some(key) = schedule.heard(Instant::now(), hash) {
+        if let Some(key) = turns.hurry(Instant::now(), hash) {
             debug!(%addr, "heard of a peer on the local network");
             heard(key, addr);
         }
@@ -216,8 +225,8 @@ mod tests {
 
     #[test]
     fn neighbours_are_told_of_and_nobody_else() {
-        let mut schedule = Schedule::default();
-        schedule.add(Instant::now(), [1; 20], TorrentKey(1));
+        let mut turns = Recurring::new(EVERY, LEAST);
+        turns.add(Instant::now(), [1; 20], TorrentKey(1));
         let told = Arc::new(Mutex::new(Vec::new()));
         let keep = Arc::clone(&told);
         let heard: Heard = Arc::new(move |key, addr| keep.lock().unwrap().push((key, addr)));
@@ -233,7 +242,7 @@ mod tests {
             ("203.0.113.1:6771", announce(1, "theirs")),
             ("10.0.0.5:6771", b"BT-SEARCH".to_vec()),
         ] {
-            take(&mut schedule, &datagram, from.parse().unwrap(), "ours", &heard);
+            take(&mut turns, &datagram, from.parse().unwrap(), "ours", &heard);
         }
         let expected = ["10.0.0.2:7000", "[fe80::1]:7000"].map(|addr| (TorrentKey(1), addr.parse().unwrap()));
         assert_eq!(*told.lock().unwrap(), expected);

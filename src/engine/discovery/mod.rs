@@ -10,11 +10,15 @@
 mod announce_schedule;
 mod announcer;
 mod ask;
+mod dht;
+mod dht_guard;
+mod dht_nodes;
 mod exchange;
 mod http;
 mod lsd;
-mod lsd_schedule;
+mod portmap;
 mod reach;
+mod recurring;
 mod resolve;
 mod udp;
 
@@ -23,7 +27,9 @@ use std::time::{Duration, Instant};
 
 pub use announcer::{Announcer, spawn};
 pub use ask::{AskError, scrape};
+pub(super) use dht::{Dht, DhtSpec};
 pub(super) use lsd::Lsd;
+pub(super) use portmap::PortMap;
 
 use super::network::Network;
 use crate::node::Place;
