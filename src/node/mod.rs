@@ -608,7 +608,7 @@ mod tests {
         assert_eq!(node.take_outranked(), [(A, PeerKey(1))]);
         assert_eq!((node.connections(), node.take_outranked()), (3, vec![]));
         assert_eq!(node.accept(later, peers[2]), Err(Refusal::Full), "below the other one");
-        assert_eq!(node.connected(later, PeerKey(2), A, peers[2], id(9), false), Err(Refusal::Full));
+        assert_eq!(node.connected(later, PeerKey(2), A, peers[2], id(8), false), Err(Refusal::Full));
     }
 
     #[test]

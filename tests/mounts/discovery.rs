@@ -67,3 +67,37 @@ fn a_dht_that_nobody_answers_for_is_said_once_and_holds_nothing_up() {
     let (status, took) = mount.terminate(Duration::from_secs(10));
     assert!(status.success() && took < Duration::from_secs(5), "{status} after {took:?}");
 }
+
+/// Datagrams that are no messages, nested as deep as a datagram can be among them, and then one that is.
+#[test]
+fn a_node_of_the_dht_survives_what_strangers_send() {
+    let testnet = Testnet::builder(1).build().expect("a node");
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
+    socket.connect(&testnet.bootstrap[0]).expect("its address");
+    socket.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+    let deep = |open: &str| open.repeat(2048 / open.len()).into_bytes();
+    let ping = b"d1:ad2:id20:abcdefghij0123456789e1:q4:ping1:t4:aaaa1:y1:qe";
+    let mut hostile = vec![deep("l"), deep("d1:a"), deep("d1:al"), vec![0xff; 2048], Vec::new(), b"i5e".to_vec()];
+    hostile.push([b"d1:a".as_slice(), &deep("l")[..2000], b"1:q4:ping1:t4:aaaa1:y1:qe"].concat());
+    hostile.extend((0..ping.len()).map(|cut| ping[..cut].to_vec()));
+    let vectors = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/reference/corpus/vectors/dht_krpc.tsv");
+    match std::fs::read_to_string(&vectors) {
+        Ok(rows) => hostile.extend(rows.lines().skip(1).filter_map(|row| {
+            let hex = row.split('\t').nth(1)?.as_bytes();
+            hex.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
+        })),
+        Err(e) => println!("{}: {e}; without its rows", vectors.display()),
+    }
+    assert!(hostile.len() > 60);
+    for datagram in &hostile {
+        socket.send(datagram).expect("sent");
+    }
+    // It answers those of them that are messages, too.
+    let answered = holds_within(Duration::from_secs(20), || {
+        socket.send(ping).expect("sent");
+        let mut answer = [0; 2048];
+        let length = socket.recv(&mut answer).unwrap_or(0);
+        answer[..length].windows(7).any(|part| part == b"t4:aaaa")
+    });
+    assert!(answered, "the node is gone");
+}
