@@ -596,8 +596,8 @@ mod tests {
         }
         let later = base + Duration::from_secs(60);
         assert_eq!(node.accept(later, peers[4]), Err(Refusal::Full), "we do not know our address");
-        for by in 1..3 {
-            node.seen(Witness::Peer(peers[by].ip()), ours.ip(), ours.port());
+        for by in &peers[1..3] {
+            node.seen(Witness::Peer(by.ip()), ours.ip(), ours.port());
         }
         assert_eq!(node.external(true), Some(ours.ip()));
         assert_eq!(node.accept(base, peers[4]), Err(Refusal::Full), "all are new");

@@ -14,7 +14,7 @@ fn secs(n: u64) -> Duration {
 /// The `n`th peer, at an address of its own.
 fn listed(n: u8) -> Listed {
     let addr = SocketAddr::new(Ipv4Addr::new(198, 51, 100, n).into(), 6881);
-    Listed { peer: PeerKey(n.into()), ip: addr.ip(), listens: Some(addr), reachable: n % 2 == 0 }
+    Listed { peer: PeerKey(n.into()), ip: addr.ip(), listens: Some(addr), reachable: n.is_multiple_of(2) }
 }
 
 fn addr(n: u8) -> SocketAddr {

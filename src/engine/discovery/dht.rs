@@ -55,6 +55,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(15 * 60);
 /// What the end may take.
 const STOP: Duration = Duration::from_secs(1);
 
+/// Gets peers of a torrent, and where those who named them are.
+type Found = dyn Fn(TorrentKey, &[SocketAddr], Place) + Send + Sync;
+
 /// What the DHT is made from.
 pub(in crate::engine) struct DhtSpec {
     pub(in crate::engine) network: Network,
@@ -64,8 +67,8 @@ pub(in crate::engine) struct DhtSpec {
     pub(in crate::engine) nodes: Option<PathBuf>,
     /// Where peers reach us.
     pub(in crate::engine) port: u16,
-    /// Gets peers, and where those who named them are. It may not block.
-    pub(in crate::engine) found: Arc<dyn Fn(TorrentKey, &[SocketAddr], Place) + Send + Sync>,
+    /// Gets what is found. It may not block.
+    pub(in crate::engine) found: Arc<Found>,
     /// Gets our address as most nodes see it.
     pub(in crate::engine) external: Arc<dyn Fn(IpAddr) + Send + Sync>,
 }
@@ -396,13 +399,7 @@ impl Work {
 }
 
 /// Asks for the peers of a torrent, and names us as one. False if nobody takes that.
-async fn search(
-    node: &Node,
-    info_hash: [u8; 20],
-    key: TorrentKey,
-    port: u16,
-    found: &(dyn Fn(TorrentKey, &[SocketAddr], Place) + Send + Sync),
-) -> bool {
+async fn search(node: &Node, info_hash: [u8; 20], key: TorrentKey, port: u16, found: &Found) -> bool {
     let id = Id::from(info_hash);
     let mut answers = node.dht.get_peers(id);
     let mut count = 0;
