@@ -33,7 +33,9 @@ fn fixture() -> Fixture {
 
 impl Fixture {
     fn seed(&self, settings: &[&str]) -> LibTorrent {
-        LibTorrent::seed_with(&self.lab, &self.file, &self.dataset.parent, 0, settings)
+        let seed = LibTorrent::seed_with(&self.lab, &self.file, &self.dataset.parent, 0, settings);
+        listens(&seed);
+        seed
     }
 
     /// What is read on the mount is right.
@@ -41,6 +43,12 @@ impl Fixture {
     fn reads(&self, mount: &Mount) {
         shell("diff -r \"$1\" \"$2\"", &[&self.dataset.root(), &mount.path(&self.dataset.name)], LIMIT);
     }
+}
+
+/// Waits until it can be dialled: who is refused comes back after a minute.
+#[track_caller]
+fn listens(peer: &LibTorrent) {
+    wait_until(LIMIT, "it listens", || TcpStream::connect(peer.address).is_ok());
 }
 
 /// True if this mount, with its log at its most, has connected to the peer that listens there: who comes to it has another
@@ -63,6 +71,7 @@ fn libtorrent_introduces_two_others_to_us() {
     let known = words(&[seeds[0].address, seeds[1].address], &["stays=1", "download_rate_limit=20000"]);
     let lab = &fixture.lab;
     let between = LibTorrent::start_at(lab, lab.address(), "leech", &fixture.file, &lab.subdir("between"), &known);
+    listens(&between);
     wait_until(LIMIT, "it has both", || between.peers() >= 2.0);
     let mount = mount_at(&[&fixture.file], lab.address()).peer(between.address).args(&["-v"]).start();
     wait_until(LIMIT, "we know both", || seeds.iter().all(|seed| has_dialled(&mount, seed.address)));
@@ -78,9 +87,7 @@ fn we_introduce_libtorrent_to_another() {
     let seed = fixture.seed(&WAITS);
     let dir = lab.subdir("copy");
     let mut leech = LibTorrent::start_at(lab, lab.address(), "leech", file, &dir, &[]);
-    for address in [seed.address, leech.address] {
-        wait_until(LIMIT, "it listens", || TcpStream::connect(address).is_ok());
-    }
+    listens(&leech);
     // It gives nothing itself.
     let _between =
         mount_at(&[file], lab.address()).peer(seed.address).peer(leech.address).args(&["--no-upload", "-v"]).start();
@@ -96,6 +103,7 @@ fn without_exchange_nobody_is_introduced() {
     let seed = fixture.seed(&WAITS);
     let known = words(&[seed.address], &["stays=1", "download_rate_limit=20000"]);
     let between = LibTorrent::start_at(lab, lab.address(), "leech", file, &lab.subdir("between"), &known);
+    listens(&between);
     wait_until(LIMIT, "it has the seed", || between.peers() >= 1.0);
     let mount = mount_at(&[file], lab.address()).peer(between.address).args(&["--no-pex", "-v"]).start();
     wait_until(LIMIT, "we have the one between", || has_dialled(&mount, between.address));
