@@ -94,8 +94,9 @@ def report(session, handle, path):
     for alert in session.pop_alerts():
         print(alert, file=sys.stderr, flush=True)
     s = handle.status()
+    greeted = [p for p in handle.get_peer_info() if not p.flags & (lt.peer_info.handshake | lt.peer_info.connecting)]
     text = json.dumps({'done': s.progress, 'uploaded': s.total_payload_upload, 'downloaded': s.total_payload_download,
-                       'peers': s.num_peers, 'state': str(s.state)})
+                       'peers': len(greeted), 'state': str(s.state)})
     with open(path + '.new', 'w') as out:
         out.write(text)
     os.replace(path + '.new', path)
