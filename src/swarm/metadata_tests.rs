@@ -161,7 +161,7 @@ fn what_is_claimed_takes_no_memory_and_no_place_for_long() {
         if all.asked.iter().any(|(peer, _)| *peer == 9) {
             gives(&mut search, at, 9, 0, &metadata);
         }
-        done = done.or(all.done).or(doings(&mut search).done);
+        done = done.or(all.done).or_else(|| doings(&mut search).done);
         if done.is_some() {
             break;
         }

@@ -9,6 +9,7 @@ mod encryption;
 mod get;
 mod harness;
 mod leechers;
+mod magnets;
 mod port_map;
 mod swarm;
 mod tracker;

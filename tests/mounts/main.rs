@@ -7,5 +7,6 @@ mod churn;
 mod dead_swarm;
 mod discovery;
 mod hostile_peers;
+mod magnets;
 mod ordinary_user;
 mod reads;

@@ -11,7 +11,7 @@ leech TORRENT DIR ADDR:PORT STATUS [PEER...] [SETTING=VALUE...]
                                                 it stays as a seed
 node ADDR:PORT [SETTING=VALUE...]               a node of the DHT, which prints what it is told
 
-STATUS is a JSON file, replaced as things change: done (0..1), uploaded, downloaded, peers, state.
+TORRENT of leech may be a magnet link. STATUS is a JSON file, replaced as things change: done (0..1), uploaded, downloaded, peers, state.
 """
 import json
 import os
@@ -65,8 +65,11 @@ def start(torrent, directory, address, seeding, settings, rate=0):
         everyone = lt.ip_filter()
         everyone.add_rule('0.0.0.0', '255.255.255.255', 1)
         session.set_peer_class_filter(everyone)
-    params = lt.add_torrent_params()
-    params.ti = lt.torrent_info(torrent)
+    if torrent.startswith('magnet:'):
+        params = lt.parse_magnet_uri(torrent)
+    else:
+        params = lt.add_torrent_params()
+        params.ti = lt.torrent_info(torrent)
     params.save_path = directory
     if seeding:
         params.flags |= lt.torrent_flags.seed_mode
