@@ -10,6 +10,7 @@ mod get;
 mod harness;
 mod leechers;
 mod magnets;
+mod mixed;
 mod port_map;
 mod swarm;
 mod tracker;
