@@ -12,3 +12,4 @@ mod leechers;
 mod port_map;
 mod swarm;
 mod tracker;
+mod utp;
