@@ -66,6 +66,8 @@ pub struct Config {
     pub upload: bool,
     /// Whether connections to peers are encrypted. Default: where it makes a connection possible, as libtorrent.
     pub encryption: Encryption,
+    /// Whether connections go over uTP (BEP 29) as well as TCP. Default true: some peers can be reached by nothing else.
+    pub utp: bool,
     /// Complete torrents show each peer one piece at a time, as if they had no others (BEP 16). Default false: it spares
     /// the first seed of a torrent some upload, and everybody else waits longer.
     pub super_seed: bool,
@@ -106,6 +108,7 @@ impl Default for Config {
             max_peers: 200,
             upload: true,
             encryption: Encryption::default(),
+            utp: true,
             super_seed: false,
             pex: true,
             lsd: true,

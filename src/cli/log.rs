@@ -9,12 +9,12 @@ use tracing_subscriber::fmt::time::Uptime;
 pub(crate) fn start(verbose: u8) {
     // The DHT's crate calls an error what is none of the user's; we say what he should know.
     let directives = match verbose {
-        0 => "warn,fuser=error,mainline=off,igd_next=off,crab_nat=off",
-        1 => "info,fuser=warn,mainline=off,igd_next=off,crab_nat=off",
+        0 => "warn,fuser=error,mainline=off,igd_next=off,crab_nat=off,librqbit_utp=error",
+        1 => "info,fuser=warn,mainline=off,igd_next=off,crab_nat=off,librqbit_utp=error",
         2 => {
-            "debug,fuser=info,mainline=off,igd_next=off,crab_nat=off,hyper=info,reqwest=info,rustls=info,hyper_util=info,h2=info"
+            "debug,fuser=info,mainline=off,igd_next=off,crab_nat=off,hyper=info,reqwest=info,rustls=info,hyper_util=info,h2=info,librqbit_utp=info"
         }
-        _ => "trace,fuser=debug,mainline=debug,hyper=info,rustls=info,hyper_util=info,h2=info",
+        _ => "trace,fuser=debug,mainline=debug,hyper=info,rustls=info,hyper_util=info,h2=info,librqbit_utp=info",
     };
     // A second start (a test, an embedding program) keeps the first one's log.
     let _ = tracing_log::LogTracer::init();

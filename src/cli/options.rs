@@ -39,6 +39,9 @@ pub(crate) struct Network {
     /// Encrypt connections to peers: where that lets them through, always (others are refused), or never
     #[arg(long, value_enum, default_value_t = EncryptionArgument::Prefer)]
     encryption: EncryptionArgument,
+    /// Use TCP alone, no uTP
+    #[arg(long)]
+    no_utp: bool,
     /// Do not use the DHT
     #[arg(long)]
     no_dht: bool,
@@ -123,6 +126,7 @@ impl Network {
             upload: !self.no_upload,
             pex: !self.no_pex,
             lsd: !self.no_lsd,
+            utp: !self.no_utp,
             encryption: match self.encryption {
                 EncryptionArgument::Prefer => Encryption::Prefer,
                 EncryptionArgument::Require => Encryption::Require,

@@ -1,24 +1,23 @@
 //! How connections come to be: accepted or dialled when the node says so, greeted, admitted, and then a peer's task.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
-use tokio::time::{timeout, timeout_at};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, sleep_until, timeout};
 use tracing::{debug, warn};
 
 use super::awaited::Awaited;
-use super::handshake::{self, Failure};
+use super::dial::reach;
+use super::handshake;
 use super::links::{End, Links};
 use super::peer::Peer;
 use super::session::Shared;
 use super::stream::Stream;
 use super::torrent::Torrent;
-use crate::config::Encryption;
-use crate::node::Way;
 use crate::swarm::{Connected, Input, PeerKey, TorrentKey};
 use crate::wire::Handshake;
 
@@ -31,7 +30,7 @@ pub(super) enum Target {
 }
 
 impl Target {
-    fn key(&self) -> TorrentKey {
+    pub(super) fn key(&self) -> TorrentKey {
         match self {
             Self::Torrent(torrent) => torrent.key,
             Self::Awaited(awaited) => awaited.key,
@@ -39,14 +38,14 @@ impl Target {
     }
 
     /// The torrent as the wire names it.
-    fn info_hash(&self) -> [u8; 20] {
+    pub(super) fn info_hash(&self) -> [u8; 20] {
         match self {
             Self::Torrent(torrent) => torrent.meta.id.wire(),
             Self::Awaited(awaited) => awaited.id.wire(),
         }
     }
 
-    fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         match self {
             Self::Torrent(torrent) => &torrent.meta.name,
             Self::Awaited(awaited) => &awaited.name,
@@ -73,7 +72,7 @@ pub(super) async fn accept(shared: Arc<Shared>, listener: TcpListener) {
                 if !std::mem::replace(&mut failing, true) {
                     warn!("cannot accept connections: {e}");
                 }
-                tokio::time::sleep(PAUSE).await;
+                sleep(PAUSE).await;
                 continue;
             }
         };
@@ -86,6 +85,33 @@ pub(super) async fn accept(shared: Arc<Shared>, listener: TcpListener) {
             },
             Err(why) => debug!(%addr, "a connection is refused: {why}"),
         }
+    }
+}
+
+/// Accepts uTP connections until the session ends. Anybody can begin one in anybody's name: only one over which something
+/// has come takes a place among the handshakes.
+pub(super) async fn accept_utp(shared: Arc<Shared>) {
+    /// Connections that have not said anything; with more of them, no other may begin.
+    const SILENT: usize = 64;
+    /// How long one may be silent. Who dials speaks first.
+    const PATIENCE: Duration = Duration::from_secs(3);
+    let Some(utp) = &shared.utp else { return };
+    let places = Arc::new(Semaphore::new(SILENT));
+    while let Ok((stream, addr)) = utp.accept().await {
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+        let shared = Arc::clone(&shared);
+        tokio::spawn(async move {
+            let mut stream = Stream::from(stream);
+            if !matches!(timeout(PATIENCE, stream.ready(true, false)).await, Ok(Ok(_))) {
+                return;
+            }
+            drop(place);
+            let refused = shared.node().accept(Instant::now(), addr);
+            match refused {
+                Ok(()) => greet(shared, stream, addr).await,
+                Err(why) => debug!(%addr, "a connection is refused: {why}"),
+            }
+        });
     }
 }
 
@@ -115,42 +141,6 @@ async fn dial(shared: Arc<Shared>, target: Target, addr: SocketAddr) {
             shared.node().dial_failed(Instant::now(), target.key(), addr);
             shared.node_wake.notify_one();
         }
-    }
-}
-
-/// Dials one address as it was reached before or, if nobody knows, as its network suggests. A peer that closes without
-/// having understood is dialled once more at once: with encryption if that was without, and the other way round.
-async fn reach(shared: &Shared, target: &Target, addr: SocketAddr) -> io::Result<(Stream, Handshake)> {
-    let encryption = shared.config.encryption;
-    let known = shared.node().way(target.key(), addr);
-    let mut encrypted = match encryption {
-        Encryption::Off => false,
-        Encryption::Prefer => known.encrypted,
-        Encryption::Require => true,
-    };
-    let (mut again, mut deadline) = (encryption == Encryption::Prefer, None);
-    loop {
-        let mut stream = Stream::from(shared.network.connect(addr).await?);
-        let deadline = *deadline.get_or_insert_with(|| tokio::time::Instant::now() + handshake::DEADLINE);
-        let hash = target.info_hash();
-        let shaken = handshake::outgoing(&mut stream, hash, shared.peer_id, encryption, encrypted);
-        let failure = match timeout_at(deadline, shaken).await {
-            Ok(Ok(theirs)) => {
-                shared.node().reached(target.key(), addr, Way { encrypted });
-                return Ok((stream, theirs));
-            }
-            Ok(Err(failure)) => failure,
-            Err(late) => Failure { cause: late.into(), not_understood: true },
-        };
-        if failure.not_understood && encryption == Encryption::Prefer {
-            encrypted = !encrypted;
-            // For the next time, if this one does not work either.
-            shared.node().reached(target.key(), addr, Way { encrypted });
-        }
-        if !failure.not_understood || !std::mem::take(&mut again) || tokio::time::Instant::now() >= deadline {
-            return Err(failure.cause);
-        }
-        debug!(torrent = %target.name(), %addr, encrypted, "is dialled once more: {}", failure.cause);
     }
 }
 
@@ -218,7 +208,7 @@ pub(super) async fn decide(shared: Arc<Shared>) {
         }
         let next = next.into_iter().chain(shared.node().next_pex()).min();
         tokio::select! {
-            () = tokio::time::sleep_until(next.unwrap_or(now).into()) => {}
+            () = sleep_until(next.unwrap_or(now).into()) => {}
             () = shared.node_wake.notified() => {}
         }
     }

@@ -9,6 +9,7 @@ mod chunks;
 mod connect;
 mod content;
 mod copy;
+mod dial;
 pub mod discovery;
 mod find;
 mod handshake;
@@ -29,6 +30,7 @@ mod sources;
 mod stream;
 mod torrent;
 mod untold;
+mod utp;
 
 pub use chunks::Chunk;
 pub use content::{Backing, Bytes, Content, Reply};

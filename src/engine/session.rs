@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 
 use super::awaited::Awaited;
 use super::chunks::Chunks;
-use super::connect::{Target, accept, decide};
+use super::connect::{Target, accept, accept_utp, decide};
 use super::content::Content;
 use super::copy::DiskCopy;
 use super::hashes::Hashes;
@@ -25,6 +25,7 @@ use super::mounted::SessionContent;
 use super::network::Network;
 use super::sources::{AllSources, Sought};
 use super::torrent::Torrent;
+use super::utp::Utp;
 use crate::cache::{Cache, DataDir, Place, Pool, Store};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -73,6 +74,8 @@ pub struct AddOptions {
 pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) network: Network,
+    /// Connections over datagrams, unless that is off.
+    pub(super) utp: Option<Utp>,
     pub(super) cache: Cache,
     pub(super) pool: Arc<Pool>,
     /// What writes pieces to disks, the disk store among them.
@@ -278,7 +281,7 @@ impl Session {
     /// Those of [`Store::open`] for a cache directory that the user chose, [`Error::Listen`] if the address is taken, [`Error::System`] if the machine gives no random bytes.
     pub fn start(config: Config) -> Result<Self> {
         let network = Network::of(&config);
-        let listener = listen::listen(&network, &config)?;
+        let (listener, utp) = listen::listen(&network, &config)?;
         let port = listener.local_addr().map_err(|cause| Error::Listen { addr: config.listen, cause })?.port();
         let mut entropy = [0; 20];
         rand::rngs::SysRng
@@ -324,11 +327,13 @@ impl Session {
             temp_dir: std::env::temp_dir(),
             runtime,
             network,
+            utp,
             config,
         });
         shared.start_keeper()?;
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(Arc::clone(&shared), listener));
+        tasks.spawn(accept_utp(Arc::clone(&shared)));
         tasks.spawn(decide(Arc::clone(&shared)));
         Ok(Self { shared, tasks: Mutex::new(tasks) })
     }

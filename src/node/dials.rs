@@ -327,7 +327,7 @@ impl Dials {
     /// providers hold up what they take for BitTorrent; nobody does in a local one.
     pub(super) fn way(&self, key: TorrentKey, addr: SocketAddr) -> Way {
         let known = self.torrents.get(&key).and_then(|torrent| torrent.known.get(&addr));
-        known.and_then(|known| known.way).unwrap_or_else(|| Way { encrypted: !shared(addr.ip()) })
+        known.and_then(|known| known.way).unwrap_or_else(|| Way { encrypted: !shared(addr.ip()), utp: false })
     }
 
     /// This is how to dial the address the next time.

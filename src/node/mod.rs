@@ -65,6 +65,8 @@ pub struct Limits {
 pub struct Way {
     /// With an encryption handshake (MSE).
     pub encrypted: bool,
+    /// Over uTP (BEP 29).
+    pub utp: bool,
 }
 
 /// What the process decides over all torrents.

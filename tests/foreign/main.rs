@@ -14,3 +14,4 @@ mod mixed;
 mod port_map;
 mod swarm;
 mod tracker;
+mod utp;

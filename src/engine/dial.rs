@@ -1,0 +1,113 @@
+//! How an address is dialled: over TCP or uTP, whichever is there first, and with or without encryption, until one of the
+//! ways is understood.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tokio::time::{sleep, timeout, timeout_at};
+use tracing::debug;
+
+use super::connect::Target;
+use super::handshake::{self, Failure};
+use super::session::Shared;
+use super::stream::Stream;
+use crate::config::Encryption;
+use crate::node::Way;
+use crate::wire::Handshake;
+
+/// What the second way to a peer waits for the first, as browsers do between IPv6 and IPv4 (RFC 8305).
+const HEAD_START: Duration = Duration::from_millis(250);
+/// What the second way has if the first was refused: a peer that answered at all is no further away.
+const AFTER_REFUSAL: Duration = Duration::from_secs(1);
+/// As for TCP: a dial that takes longer is of no use to a reader.
+const UTP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Dials one address as it was reached before or, if nobody knows, as its network suggests. A peer that closes without
+/// having understood is dialled once more at once in each other way: with encryption if that was without, and the other
+/// way round, then over uTP if that was TCP (libtorrent accepts and closes where TCP is switched off).
+pub(super) async fn reach(shared: &Shared, target: &Target, addr: SocketAddr) -> io::Result<(Stream, Handshake)> {
+    let encryption = shared.config.encryption;
+    let known = shared.node().way(target.key(), addr);
+    let mut encrypted = match encryption {
+        Encryption::Off => false,
+        Encryption::Prefer => known.encrypted,
+        Encryption::Require => true,
+    };
+    let mut stream = open(shared, addr, known.utp).await?;
+    let deadline = Instant::now() + handshake::DEADLINE;
+    let mut tried = Vec::new();
+    loop {
+        let way = Way { encrypted, utp: stream.is_utp() };
+        tried.push(way);
+        let hash = target.info_hash();
+        let shaken = handshake::outgoing(&mut stream, hash, shared.peer_id, encryption, encrypted);
+        let failure = match timeout_at(deadline.into(), shaken).await {
+            Ok(Ok(theirs)) => {
+                shared.node().reached(target.key(), addr, way);
+                return Ok((stream, theirs));
+            }
+            Ok(Err(failure)) => failure,
+            Err(late) => Failure { cause: late.into(), not_understood: true },
+        };
+        let flipped = encrypted != (encryption == Encryption::Prefer);
+        let others = [(flipped, way.utp), (encrypted, !way.utp), (flipped, !way.utp)];
+        let others = others.map(|(encrypted, utp)| Way { encrypted, utp });
+        let next = others.into_iter().find(|way| !tried.contains(way)).filter(|_| failure.not_understood);
+        let Some(next) = next else { return Err(failure.cause) };
+        if Instant::now() >= deadline {
+            shared.node().reached(target.key(), addr, next);
+            return Err(failure.cause);
+        }
+        debug!(torrent = %target.name(), %addr, ?next, "is dialled once more: {}", failure.cause);
+        encrypted = next.encrypted;
+        stream = match (&shared.utp, next.utp) {
+            (Some(utp), true) => match timeout(AFTER_REFUSAL, utp.connect(addr)).await {
+                Ok(Ok(stream)) => stream.into(),
+                _ => return Err(failure.cause),
+            },
+            (None, true) => return Err(failure.cause),
+            (_, false) => shared.network.connect(addr).await?.into(),
+        };
+    }
+}
+
+/// Connects over TCP or uTP, whichever is there first. One of them has a head start: TCP, which moves more bytes for the
+/// same work, unless it was uTP that worked before.
+async fn open(shared: &Shared, addr: SocketAddr, utp_first: bool) -> io::Result<Stream> {
+    let tcp = async { shared.network.connect(addr).await.map(Stream::from) };
+    let Some(utp) = &shared.utp else { return tcp.await };
+    let utp = async { timeout(UTP_TIMEOUT, utp.connect(addr)).await?.map(Stream::from) };
+    if utp_first { race(utp, tcp).await } else { race(tcp, utp).await }
+}
+
+/// The first that succeeds; the other is dropped. `second` begins after [`HEAD_START`], or as soon as `first` has failed:
+/// then it is not waited for as long as it likes.
+async fn race(
+    first: impl Future<Output = io::Result<Stream>>,
+    second: impl Future<Output = io::Result<Stream>>,
+) -> io::Result<Stream> {
+    tokio::pin!(first, second);
+    let refused = tokio::select! {
+        opened = &mut first => match opened {
+            Ok(stream) => return Ok(stream),
+            Err(why) => Some(why),
+        },
+        () = sleep(HEAD_START) => None,
+    };
+    let refused = match refused {
+        Some(why) => why,
+        None => tokio::select! {
+            opened = &mut first => match opened {
+                Ok(stream) => return Ok(stream),
+                Err(why) => why,
+            },
+            opened = &mut second => return match opened {
+                Ok(stream) => Ok(stream),
+                Err(_) => first.await,
+            },
+        },
+    };
+    // Its reason tells more: who has no uTP does not answer.
+    timeout(AFTER_REFUSAL, second).await.ok().and_then(Result::ok).ok_or(refused)
+}

@@ -1,0 +1,148 @@
+//! libtorrent with TCP switched off, so that uTP is all it has: dialled by us and dialling us, encrypted too. A flood of
+//! datagrams from strangers costs us nothing that stays.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::support::dataset::Dataset;
+use crate::support::foreign::{Lab, LibTorrent, swarmfs_seed_with, torrent_by_libtorrent};
+use crate::support::gets::{get_at, start, succeeds};
+use crate::support::mounts::mount_at;
+use crate::support::process::{Running, shell};
+use crate::support::{Random, wait_until};
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// uTP and nothing else.
+const UTP: [&str; 4] =
+    ["enable_outgoing_tcp=0", "enable_incoming_tcp=0", "enable_outgoing_utp=1", "enable_incoming_utp=1"];
+/// Encryption of everything, and nothing without.
+const SEALED: [&str; 3] = ["in_enc_policy=0", "out_enc_policy=0", "allowed_enc_level=2"];
+
+struct Fixture {
+    lab: Lab,
+    dataset: Dataset,
+    file: PathBuf,
+}
+
+fn fixture() -> Fixture {
+    let dataset = Dataset::small();
+    let lab = Lab::enter();
+    let file = torrent_by_libtorrent(&dataset, 256).write(lab.dir.path(), None);
+    Fixture { lab, dataset, file }
+}
+
+impl Fixture {
+    fn seed(&self, settings: &[&str]) -> LibTorrent {
+        LibTorrent::seed_with(&self.lab, &self.file, &self.dataset.parent, 0, settings)
+    }
+
+    fn ours(&self) -> (Running, SocketAddr) {
+        swarmfs_seed_with(&self.lab, &self.file, &self.dataset.parent, &["-v"])
+    }
+
+    #[track_caller]
+    fn is_right(&self, dir: &Path) {
+        shell("diff -r \"$1\" \"$2\"", &[&self.dataset.root(), &dir.join(&self.dataset.name)], LIMIT);
+    }
+
+    /// It dials us and gets it all.
+    #[track_caller]
+    fn it_gets(&self, name: &str, from: SocketAddr, settings: &[&str]) -> Duration {
+        let dir = self.lab.subdir(name);
+        let peer = from.to_string();
+        let took =
+            LibTorrent::leech_with(&self.lab, &self.file, &dir, &[&[peer.as_str()], settings].concat()).complete(LIMIT);
+        self.is_right(&dir);
+        took
+    }
+}
+
+#[test]
+#[ignore = "needs root, iproute2 and libtorrent"]
+fn libtorrent_without_tcp_is_dialled() {
+    let f = fixture();
+    for (name, settings, sealed) in [("clear", &UTP[..], false), ("sealed", &[&UTP[..], &SEALED].concat(), true)] {
+        let seed = f.seed(settings);
+        let dir = f.lab.subdir(name);
+        let get = get_at(f.lab.address(), &f.file, &dir, &[seed.address], &["-v", "-v"]);
+        let log = succeeds(get);
+        f.is_right(&dir);
+        assert!(log.contains(&format!("utp=true sealed={sealed}")), "{log}");
+        let mount = mount_at(&[&f.file], f.lab.address()).peer(seed.address).start();
+        f.is_right(&mount.mountpoint);
+    }
+    let (seed, dir) = (f.seed(&UTP), f.lab.subdir("none"));
+    let get = get_at(f.lab.address(), &f.file, &dir, &[seed.address], &["-v", "-v", "--no-utp"]);
+    let get = start("none", get, f.lab.dir.path());
+    wait_until(LIMIT, "there is no way without uTP", || get.log().contains("cannot connect"));
+    assert_eq!(seed.uploaded(), 0.0);
+}
+
+#[test]
+#[ignore = "needs root, iproute2 and libtorrent"]
+fn libtorrent_without_tcp_dials_us() {
+    let f = fixture();
+    let (ours, address) = f.ours();
+    f.it_gets("clear", address, &UTP);
+    f.it_gets("sealed", address, &[&UTP[..], &SEALED].concat());
+    let log = ours.log();
+    assert!(log.contains("utp=true sealed=false") && log.contains("utp=true sealed=true"), "{log}");
+}
+
+/// Noise, connections that are begun from thousands of addresses and left, and some whose handshake never comes: others
+/// are served meanwhile and after it, and the process is no larger for it.
+#[test]
+#[ignore = "needs root, iproute2 and libtorrent"]
+fn datagrams_of_strangers_leave_nothing_behind() {
+    let f = fixture();
+    let (ours, address) = f.ours();
+    f.it_gets("before", address, &UTP);
+    let resident = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", ours.pid())).expect("its status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory").to_owned();
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number")
+    };
+    let before = resident();
+    let mut random = Random::new(7);
+    let began = Instant::now();
+    let stranger = f.lab.address().ip();
+    for round in 0..2000u32 {
+        let socket = UdpSocket::bind((stranger, 0)).expect("a socket");
+        let mut noise = vec![0; 20 + random.below(1400) as usize];
+        random.fill(&mut noise);
+        // Every type, and version 1 in half of them.
+        if round % 2 == 0 {
+            noise[0] = (noise[0] & 0xF0) | 1;
+        }
+        let _ = socket.send_to(&noise, address);
+        let syn = syn(&mut random);
+        let _ = socket.send_to(&syn, address);
+        if round % 4 == 0 {
+            // Data that answers nothing, and a reset.
+            for kind in [0x01, 0x31] {
+                let mut more = syn.clone();
+                more[0] = kind;
+                more[16..].copy_from_slice(&[0; 4]);
+                let _ = socket.send_to(&more, address);
+            }
+        }
+    }
+    println!("2,000 strangers in {:?}", began.elapsed());
+    let dir = f.lab.subdir("tcp meanwhile");
+    succeeds(get_at(f.lab.address(), &f.file, &dir, &[address], &["--no-utp"]));
+    f.is_right(&dir);
+    // Places of the strangers are free again.
+    f.it_gets("after", address, &UTP);
+    let after = resident();
+    assert!(after < before + 24 * 1024, "{before} kB before, {after} kB after");
+    assert!(!ours.log().contains("panicked"), "{}", ours.log());
+}
+
+/// The first datagram of a uTP connection (BEP 29).
+fn syn(random: &mut Random) -> Vec<u8> {
+    let mut packet = vec![0; 20];
+    random.fill(&mut packet);
+    packet[..2].copy_from_slice(&[0x41, 0]);
+    packet
+}
