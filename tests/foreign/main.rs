@@ -10,3 +10,4 @@ mod harness;
 mod leechers;
 mod swarm;
 mod tracker;
+mod web_seeds;
