@@ -151,7 +151,7 @@ impl Swarm {
                 let sharers = sharers.get_or_insert_with(|| self.sharers(key));
                 share = self.share(now, key, sharers, piece);
             }
-            self.stretch(now, key, piece, share, most, &mut short, &mut out);
+            out = self.stretch(now, key, piece, share, most, &mut short);
         }
         if out.is_empty()
             && most > 0
@@ -162,7 +162,7 @@ impl Swarm {
             && !self.peers_give_enough(key)
             && let Some(piece) = self.next_stretch(now, key)
         {
-            self.stretch(now, key, piece, most, most, &mut short, &mut out);
+            out = self.stretch(now, key, piece, most, most, &mut short);
             if let (Some(last), Some(peer)) = (out.last(), self.peers.get_mut(&key)) {
                 peer.at = Some(last.piece);
             }
@@ -192,21 +192,21 @@ impl Swarm {
         share: usize,
         most: usize,
         short: &mut bool,
-        out: &mut Vec<Block>,
-    ) {
-        let Some(background) = self.rank(first).map(|rank| rank == Rank::Background) else { return };
+    ) -> Vec<Block> {
+        let mut out = Vec::new();
+        let Some(background) = self.rank(first).map(|rank| rank == Rank::Background) else { return out };
         let mut piece = first;
         let mut limit = share.min(most);
         while limit > 0 {
-            let Some(rank) = self.rank(piece) else { return };
+            let Some(rank) = self.rank(piece) else { break };
             if !self.partials.contains_key(&piece) {
                 if *short || !self.begin(now, key, piece, rank, short) {
-                    return;
+                    break;
                 }
                 self.refile(now, piece);
             }
-            if !self.take_run(now, key, piece, limit, matches!(rank, Rank::Read(_)), out) {
-                return;
+            if !self.take_run(now, key, piece, limit, matches!(rank, Rank::Read(_)), &mut out) {
+                break;
             }
             piece = PieceIndex(piece.0 + 1);
             let alike = self.rank(piece).is_some_and(|rank| (rank == Rank::Background) == background);
@@ -218,7 +218,7 @@ impl Swarm {
                 && !self.must_be_solo(piece)
                 && self.partials.get(&piece).is_none_or(|p| p.may_ask(0, key, false));
             if !goes_on {
-                return;
+                break;
             }
             limit = most - out.len();
             // Those that are awaited, too, are shared with others.
@@ -227,6 +227,7 @@ impl Swarm {
                 limit = limit.min(self.share(now, key, &sharers, piece));
             }
         }
+        out
     }
 
     /// Neighbouring blocks of a begun piece, `most` at the most: from its first block on if they go on with a run, else
