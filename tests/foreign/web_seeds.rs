@@ -136,6 +136,23 @@ fn a_file_that_is_another_one_there_is_given_up_alone() {
     }
 }
 
+/// Certificates are verified: a server that nobody vouches for gets no request.
+#[test]
+#[ignore = "needs fuse, nginx, openssl"]
+fn a_certificate_of_nobodys_is_refused() {
+    let f = fixture();
+    let own = f.dir.path().join("tls");
+    std::fs::create_dir(&own).expect("a directory");
+    let tls = Nginx::start_tls(&own, &f.data, LIFE);
+    let torrent = f.content.torrent.write_with(f.dir.path(), None, &[&tls.url("/plain/")]);
+    let mount = mount(&[&torrent]).args(&["--read-timeout", "4s"]).start();
+    std::fs::read(mount.path("Odd & names").join("z.bin")).expect_err("nobody gives it");
+    let log = mount.log();
+    assert!(log.contains("rests for 30s: invalid peer certificate"), "{log}");
+    assert!(log.contains("no connected peer has it; of 1 web seeds, 1 rest after a failure"), "{log}");
+    assert_eq!(tls.requests(), [""; 0]);
+}
+
 /// A hybrid of libtorrent's: its padding is on no server.
 #[test]
 #[ignore = "needs fuse, libtorrent, nginx"]

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::process::Running;
+use super::process::{Running, succeed};
 use super::{free_address, wait_until};
 
 pub(crate) struct Nginx {
     address: SocketAddr,
+    scheme: &'static str,
     access: PathBuf,
     _process: Running,
 }
@@ -21,7 +22,25 @@ impl Nginx {
     /// time.
     #[track_caller]
     pub(crate) fn start(dir: &Path, data: &Path, life: Duration) -> Self {
+        Self::start_with(dir, data, life, "", "http")
+    }
+
+    /// The same over TLS, with a certificate that nobody has signed.
+    #[track_caller]
+    pub(crate) fn start_tls(dir: &Path, data: &Path, life: Duration) -> Self {
+        let (key, certificate) = (dir.join("key.pem"), dir.join("certificate.pem"));
+        let mut make = Command::new("openssl");
+        make.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]);
+        make.args(["-addext", "subjectAltName=DNS:localhost", "-keyout"]).arg(&key).arg("-out").arg(&certificate);
+        succeed(&mut make, Duration::from_secs(20));
+        let tls = format!("ssl_certificate \"{}\"; ssl_certificate_key \"{}\";", certificate.display(), key.display());
+        Self::start_with(dir, data, life, &tls, "https")
+    }
+
+    #[track_caller]
+    fn start_with(dir: &Path, data: &Path, life: Duration, tls: &str, scheme: &'static str) -> Self {
         let address = free_address();
+        let ssl = if tls.is_empty() { "" } else { " ssl" };
         let (own, root, access) = (dir.display(), data.display(), dir.join("access.log"));
         let conf = format!(
             r#"daemon off; master_process off; pid "{own}/nginx.pid"; error_log "{own}/error.log";
@@ -32,7 +51,7 @@ http {{
   uwsgi_temp_path "{own}/t4"; scgi_temp_path "{own}/t5";
   limit_conn_zone $server_name zone=all:1m;
   server {{
-    listen {address}; server_name web;
+    listen {address}{ssl}; server_name web; {tls}
     location /plain/ {{ alias "{root}/"; }}
     location /whole/ {{ alias "{root}/"; max_ranges 0; }}
     location /moved/ {{ if ($request_uri ~ ^/moved/(.*)$) {{ return 302 /plain/$1; }} }}
@@ -47,12 +66,12 @@ http {{
         command.arg("-c").arg(&file).arg("-e").arg(dir.join("error.log")).arg("-p").arg(dir);
         let process = Running::spawn("nginx", command, &dir.join("nginx.log"), life);
         wait_until(Duration::from_secs(10), "nginx answers", || std::net::TcpStream::connect(address).is_ok());
-        Self { address, access, _process: process }
+        Self { address, scheme, access, _process: process }
     }
 
     /// The URL of a path, which begins with a slash.
     pub(crate) fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+        format!("{}://{}{path}", self.scheme, self.address)
     }
 
     /// Requests so far: a line each.

@@ -3,10 +3,11 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::session::fetching;
+use crate::support::holds_within;
 use crate::support::torrent::Content;
 use crate::support::tracker::{Action, Seen, Tracker, answer, gzip};
 
@@ -47,15 +48,11 @@ fn server(content: &Arc<Content>, script: Script) -> Tracker {
     })
 }
 
-/// A good server, but only once the other one has been asked.
-fn second(content: &Arc<Content>, asked: Arc<AtomicUsize>) -> Tracker {
+/// A good server that answers nothing before the other one is known to be bad.
+fn second(content: &Arc<Content>, known: Arc<AtomicBool>) -> Tracker {
     let content = Arc::clone(content);
     Tracker::start([127, 0, 0, 1].into(), move |seen, _| {
-        let until = std::time::Instant::now() + Duration::from_secs(5);
-        while asked.load(Ordering::SeqCst) == 0 && std::time::Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        right(&content.bytes, seen)
+        if holds_within(LIMIT, || known.load(Ordering::SeqCst)) { right(&content.bytes, seen) } else { Action::Silence }
     })
 }
 
@@ -73,18 +70,11 @@ async fn usable(what: &str, script: Script) {
 /// This server is given up for this reason, and all of it comes from the other.
 async fn refused(what: &str, script: Script, reason: &str) {
     let content = content();
-    let asked = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&asked);
-    let hostile = server(
-        &content,
-        Box::new(move |bytes, range, n| {
-            count.fetch_add(1, Ordering::SeqCst);
-            script(bytes, range, n)
-        }),
-    );
-    let good = second(&content, asked);
+    let known = Arc::new(AtomicBool::new(false));
+    let (hostile, good) = (server(&content, script), second(&content, Arc::clone(&known)));
     let fetching = fetching(&content, &[&hostile.url("/file.bin"), &good.url("/file.bin")]);
     let error = fetching.error(0, reason, LIMIT).await;
+    known.store(true, Ordering::SeqCst);
     assert!(!error.contains("127.0.0.1"), "{what}: no URL: {error}");
     let took = fetching.finished(LIMIT).await;
     assert!(took.is_some(), "{what}: the other goes on: {:?}", fetching.status(1));
