@@ -219,7 +219,11 @@ impl<'a> World<'a> {
                         self.blocks.remove(&piece);
                     }
                 }
-                Effect::Digest(_) | Effect::WantRequests { .. } | Effect::Starved | Effect::Completed => {}
+                Effect::Digest(_)
+                | Effect::WantRequests { .. }
+                | Effect::BadWebSeed(..)
+                | Effect::Starved
+                | Effect::Completed => {}
             }
             let grant = self.wanted.min(self.memory);
             if grant > 0 {

@@ -26,6 +26,7 @@ use super::network::Network;
 use super::sources::{AllSources, Sought};
 use super::torrent::Torrent;
 use super::utp::Utp;
+use super::webseed;
 use crate::cache::{Cache, DataDir, Place, Pool, Store};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -415,6 +416,7 @@ impl Session {
             None => shared.seek(Sought { key, info_hash, private: meta.private, trackers: meta.trackers.clone() }),
         }
         shared.seek_at(key, &peers);
+        webseed::web_seeds(&torrent, &meta.web_seeds).into_iter().for_each(|task| self.spawn(task));
         Ok(key)
     }
 

@@ -1,6 +1,7 @@
 //! One torrent: its swarm behind the one door, the pieces in assembly, the connections, and what effects do.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -12,13 +13,14 @@ use super::assembly::Assembly;
 use super::copy::DiskCopy;
 use super::discovery::{self, Announcer, TrackerStatus};
 use super::links::{End, Links};
+use super::reach::origin;
 use super::reads::Reads;
 use super::session::Shared;
 use super::untold::Untold;
 use crate::cache::{Entry, Verified};
 use crate::metainfo::{Metainfo, PieceIndex};
-use crate::status::Snapshot;
-use crate::swarm::{Effect, HandleId, Input, ReadId, Swarm, TorrentKey};
+use crate::status::{Snapshot, WebSeedStatus};
+use crate::swarm::{Effect, HandleId, Input, PeerKey, ReadId, Swarm, TorrentKey};
 
 /// A torrent of the session.
 pub(super) struct Torrent {
@@ -42,6 +44,8 @@ pub(super) struct Torrent {
     pub(super) handles: RwLock<BTreeMap<HandleId, Mutex<Untold>>>,
     swarm: Mutex<Swarm>,
     pub(super) links: Links,
+    /// How each web seed is doing.
+    pub(super) web_seeds: Mutex<BTreeMap<PeerKey, WebSeedStatus>>,
     pub(super) assembly: Assembly,
     timer: Notify,
     /// When the timer is due, nanoseconds since the session's start; `u64::MAX` for never.
@@ -72,6 +76,7 @@ impl Torrent {
             handles: RwLock::default(),
             swarm: Mutex::new(swarm),
             links: Links::default(),
+            web_seeds: Mutex::default(),
             assembly,
             timer: Notify::new(),
             due: AtomicU64::new(u64::MAX),
@@ -169,6 +174,7 @@ impl Torrent {
                 self.shared.node().ban(Instant::now(), self.key, addr);
                 self.links.end(peer, End::Banned);
             }
+            Effect::BadWebSeed(seed, piece, bytes) => self.bad_web_seed(seed, piece, &bytes),
             Effect::Digest(piece) => self.digest(piece),
             Effect::Discard { piece, attempt } => self.discard(piece, attempt),
             // Pieces that are assembled in files need no credit.
@@ -198,6 +204,25 @@ impl Torrent {
             }
         }
         0
+    }
+
+    /// A web seed sent wrong bytes: it is not asked for these again.
+    fn bad_web_seed(&self, seed: PeerKey, piece: PieceIndex, bytes: &Range<u64>) {
+        let file = self.meta.files.iter().find(|file| file.visible() && file.bytes() == *bytes);
+        let what = file.map_or_else(|| "this piece".to_owned(), |file| format!("{:?}", file.path));
+        let why = format!("{what} is not asked of it again: it sent wrong bytes of piece {}", piece.0);
+        let seeds = self.web_seeds.lock().unwrap_or_else(PoisonError::into_inner);
+        let origin = seeds.get(&seed).map(|status| origin(&status.url)).unwrap_or_default();
+        drop(seeds);
+        warn!(torrent = %self.meta.name, "the web seed {origin}: {why}");
+        self.web_seed_error(seed, Some(why));
+    }
+
+    /// What the user may want to know of a web seed.
+    pub(super) fn web_seed_error(&self, seed: PeerKey, error: Option<String>) {
+        if let Some(status) = self.web_seeds.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&seed) {
+            status.error = error;
+        }
     }
 
     /// True if the torrent's pieces are too large for the memory.
@@ -298,6 +323,8 @@ impl Torrent {
     /// What it is doing now.
     pub(super) fn snapshot(&self, known_peers: usize) -> Snapshot {
         let trackers = self.shared.sources.trackers(self.key);
+        let web_seeds: Vec<_> =
+            self.web_seeds.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         let geometry = &self.meta.geometry;
         self.look(|swarm| Snapshot {
             totals: swarm.totals(),
@@ -308,6 +335,7 @@ impl Torrent {
             wanted_left: swarm.wanted_left(),
             known_peers,
             trackers,
+            web_seeds,
         })
     }
 

@@ -13,6 +13,7 @@ mod magnet;
 mod media;
 mod names;
 mod torrent;
+mod web_seed;
 
 pub(crate) use addresses::MAX_LENGTH as MAX_ADDRESS_LENGTH;
 pub use geometry::{BLOCK_LENGTH, Block, Geometry, GeometryError, PieceIndex, Request};
@@ -22,3 +23,4 @@ pub use magnet::{HostPort, Magnet, MagnetError};
 pub use media::is_media;
 pub(crate) use names::MAX_DEPTH;
 pub use torrent::{File, FileKind, Metainfo, MetainfoError, PieceHashes};
+pub use web_seed::{WebFiles, WebPart};

@@ -91,6 +91,7 @@ impl World {
                     self.grant(index, grant);
                 }
             }
+            Effect::BadWebSeed(..) => self.violation(index, "it blames a web seed, and there is none".to_owned()),
             Effect::WantRequests { .. } => self.violation(index, "it wants requests without a limit".to_owned()),
             Effect::Starved => {
                 self.nodes[index.0].node.boost(now, TORRENT);

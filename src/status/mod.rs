@@ -22,4 +22,15 @@ pub struct Snapshot {
     pub known_peers: usize,
     /// How each tracker is doing, in the torrent's order.
     pub trackers: Vec<TrackerStatus>,
+    /// How each web seed is doing.
+    pub web_seeds: Vec<WebSeedStatus>,
+}
+
+/// How a web seed is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebSeedStatus {
+    /// Its URL. It may hold a token: not for logs.
+    pub url: String,
+    /// What failed last and still stands: the server, or a file that is not asked of it again.
+    pub error: Option<String>,
 }

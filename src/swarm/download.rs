@@ -25,9 +25,9 @@ const UNSOLICITED: u32 = 5;
 /// Late blocks of the background that an idle peer takes at once.
 const ENDGAME: usize = 4;
 /// Pieces of the queue that are looked at to find work for idle peers.
-const LOOK: usize = 256;
+pub(super) const LOOK: usize = 256;
 /// Pieces that are shared out in one pick.
-const SHARED: usize = 16;
+pub(super) const SHARED: usize = 16;
 /// A peer that has nothing among the candidates of now is looked at again after this time, if there are others.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -120,7 +120,14 @@ impl Swarm {
     }
 
     /// Begins a piece if there is credit for it and this peer is the one to ask. `short`: there is no credit.
-    fn begin(&mut self, now: Instant, key: PeerKey, piece: PieceIndex, rank: Rank, short: &mut bool) -> bool {
+    pub(super) fn begin(
+        &mut self,
+        now: Instant,
+        key: PeerKey,
+        piece: PieceIndex,
+        rank: Rank,
+        short: &mut bool,
+    ) -> bool {
         let mut solo = None;
         if self.must_be_solo(piece) {
             let Some(chosen) = self.choose_solo(now, piece) else { return false };
@@ -180,7 +187,7 @@ impl Swarm {
     }
 
     /// The rarest piece of the background that is not begun and that this peer would serve.
-    fn pick_background(&mut self, now: Instant, key: PeerKey) -> Option<PieceIndex> {
+    pub(super) fn pick_background(&mut self, now: Instant, key: PeerKey) -> Option<PieceIndex> {
         let Self { picker, peers, have, evicted, partials, wants, failures, regions, rng, .. } = self;
         let peer = peers.get(&key)?;
         if peer.nothing_in == Some(picker.epoch()) {
@@ -273,7 +280,7 @@ impl Swarm {
 
     /// True if a block that is late elsewhere may be asked of this peer: it has delivered, or nobody who has serves the
     /// piece. A hedge with a stranger may be as lost as the first request.
-    fn may_hedge(&self, now: Instant, key: PeerKey, piece: PieceIndex) -> bool {
+    pub(super) fn may_hedge(&self, now: Instant, key: PeerKey, piece: PieceIndex) -> bool {
         self.peers.get(&key).is_some_and(Peer::proven)
             || !self.servers().any(|(_, p)| p.proven() && p.serves(now, piece))
     }
@@ -302,7 +309,7 @@ impl Swarm {
                 let takes = if peer.rate.get().is_some() { peer.near().min(room) } else { 1 };
                 blocks -= takes.clamp(1, blocks);
             }
-            if queued || self.more_for(now, peer) {
+            if queued || self.more_for(now, key, peer) {
                 if self.pace.room() == 0 {
                     return self.want_pace();
                 }
@@ -312,15 +319,15 @@ impl Swarm {
     }
 
     /// True if a peer may have something to do besides what is queued: late blocks, or new pieces of the background.
-    fn more_for(&self, now: Instant, peer: &Peer) -> bool {
+    fn more_for(&self, now: Instant, key: PeerKey, peer: &Peer) -> bool {
         let late = peer.out.is_empty() && self.late.iter().take(LOOK).any(|&p| peer.serves(now, p));
-        late || (self.background() && peer.nothing_in != Some(self.picker.epoch()))
+        late || (self.background() && peer.nothing_in != Some(self.picker.epoch()) && self.may_fill(key))
     }
 
     /// As [`Swarm::wake_idle`], after something has changed for one peer alone.
     pub(super) fn wake_if_idle(&mut self, now: Instant, key: PeerKey) {
         let Some(peer) = self.peers.get(&key).filter(|p| p.idle()) else { return };
-        if self.queue.after(None).take(LOOK).any(|(_, p)| peer.serves(now, p)) || self.more_for(now, peer) {
+        if self.queue.after(None).take(LOOK).any(|(_, p)| peer.serves(now, p)) || self.more_for(now, key, peer) {
             if self.pace.room() == 0 {
                 return self.want_pace();
             }
@@ -354,8 +361,11 @@ impl Swarm {
                 if asked.alone {
                     peer.trip.add(took);
                 }
-                first = self.answers.patience().is_none();
-                self.answers.add(took);
+                // What comes from a web seed waited behind the rest of its run, and says nothing of peers.
+                if peer.web.is_none() {
+                    first = self.answers.patience().is_none();
+                    self.answers.add(took);
+                }
                 block
             }
             Some((block, None)) if peer.forget(block) || peer.forget_other() => block,

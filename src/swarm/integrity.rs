@@ -104,6 +104,9 @@ impl Swarm {
 
     /// Bans a peer, by proof. What it has sent of other unfinished pieces is dropped with it.
     fn ban(&mut self, now: Instant, key: PeerKey, addr: SocketAddr, piece: PieceIndex) {
+        if self.peers.get(&key).is_some_and(|p| p.web.is_some()) {
+            return self.bad_web_seed(now, key, piece);
+        }
         self.effects.push_back(Effect::Ban(key, addr, piece));
         self.gone(now, key);
         let tainted = self.partials.iter().filter(|(_, p)| !p.complete() && p.has_block_of(key));

@@ -215,6 +215,7 @@ impl Swarm {
             Input::Message(peer, message) => self.message(now, peer, message),
             Input::DontHave(peer, piece) => self.peer_lost(now, peer, piece),
             Input::UploadOnly(peer, upload_only) => self.peer_gives_only(now, peer, upload_only),
+            Input::Web(peer, news) => self.web_news(now, peer, &news),
             Input::Disconnected(peer) => self.gone(now, peer),
             Input::Unchoked(list) => self.unchoke(now, list),
             Input::Open(handle, file) => self.open(now, handle, file),
@@ -315,15 +316,17 @@ impl Swarm {
             snubbed: p.snubbed,
             seed: p.gives_only(),
         };
-        self.peers.iter().map(candidate).collect()
+        self.peers.iter().filter(|(_, p)| p.web.is_none()).map(candidate).collect()
     }
 
     /// The figures of this torrent.
     #[must_use]
     pub fn totals(&self) -> Totals {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let web = self.peers.values().filter(|p| p.web.is_some());
         Totals {
-            peers: count(self.peers.len()),
+            peers: count(self.peers.len() - web.clone().count()),
+            web_seeds: count(web.filter(|p| !p.choking).count()),
             seeds: self.picker.seeds(),
             waiting: count(self.reads.len()),
             ..self.totals
@@ -444,7 +447,7 @@ impl Swarm {
 
     /// Wakes the peer if it has to be told of our interest or its end.
     pub(super) fn check_interest(&mut self, key: PeerKey) {
-        if self.peers.get(&key).is_some_and(|p| self.interested_in(p) != p.said_interested) {
+        if self.peers.get(&key).is_some_and(|p| p.web.is_none() && self.interested_in(p) != p.said_interested) {
             self.wake(key);
         }
     }

@@ -31,6 +31,7 @@ mod timers;
 mod transmit;
 mod upload;
 mod upload_only;
+mod web;
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -44,6 +45,7 @@ use crate::wire::{ExtendedHandshake, Message, PeerId};
 pub use machine::Swarm;
 pub use metadata::{MetadataEffect, MetadataFetch};
 pub use overview::{Cell, Sources};
+pub use web::{Connections, Fetch, WebNews};
 
 /// A torrent in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -167,6 +169,8 @@ pub enum Input<'a> {
     DontHave(PeerKey, PieceIndex),
     /// The peer wants nothing of anybody from now on, or does again (BEP 21).
     UploadOnly(PeerKey, bool),
+    /// News of a web seed (BEP 19).
+    Web(PeerKey, WebNews<'a>),
     /// A peer is gone; its blocks go back to the picker at once.
     Disconnected(PeerKey),
     /// Which connected peers are unchoked from now on; all others are choked (the node's rechoke).
@@ -232,7 +236,7 @@ pub enum Input<'a> {
 /// What is to be done. All of them commute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// [`Swarm::transmit`] has something for this peer.
+    /// [`Swarm::transmit`], or [`Swarm::runs`], has something for this peer.
     Wake(PeerKey),
     /// Every byte of this read is in a verified piece.
     ReadReady(ReadId),
@@ -242,6 +246,8 @@ pub enum Effect {
     Close(PeerKey, CloseReason),
     /// The peer was proved to have sent wrong bytes of this piece: close it and refuse its address.
     Ban(PeerKey, SocketAddr, PieceIndex),
+    /// A web seed was proved to have sent wrong bytes of this piece: these torrent bytes are asked of it no more.
+    BadWebSeed(PeerKey, PieceIndex, Range<u64>),
     /// Hash the blocks of this verified piece and answer with [`Input::Digests`]: an earlier copy failed.
     Digest(PieceIndex),
     /// Drop what has come of this piece; it will be begun anew or not at all.
@@ -273,7 +279,7 @@ pub enum Effect {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// Its deadline passed: the first piece that it lacked, and who could have sent it.
-    #[error("no peer delivered piece {} in time: {_1}", _0.0)]
+    #[error("nobody delivered piece {} in time: {_1}", _0.0)]
     Deadline(PieceIndex, Sources),
     /// It overlaps what failed on this handle, or a piece that has had no source for a whole deadline.
     #[error("it has no source")]
@@ -374,6 +380,8 @@ pub struct Totals {
     pub peers: u32,
     /// Connected peers that hold everything.
     pub seeds: u32,
+    /// Web seeds that are not resting after a failure; they are not among the peers.
+    pub web_seeds: u32,
     /// Reads that wait.
     pub waiting: u32,
 }

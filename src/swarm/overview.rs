@@ -29,15 +29,23 @@ pub struct Sources {
     pub choking: u32,
     /// Those that owe us blocks of it.
     pub asked: u32,
+    /// Web seeds that have it, as far as they have shown.
+    pub web: u32,
+    /// Those among them that rest after a failure.
+    pub resting: u32,
 }
 
 impl fmt::Display for Sources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { have, choking, asked } = self;
-        if *have == 0 {
-            return f.write_str("no connected peer has it");
+        let Self { have, choking, asked, web, resting } = self;
+        match have {
+            0 => f.write_str("no connected peer has it")?,
+            _ => write!(f, "of {have} connected peers that have it, {choking} choke us and {asked} are asked for it")?,
         }
-        write!(f, "of {have} connected peers that have it, {choking} choke us and {asked} are asked for it")
+        match web {
+            0 => Ok(()),
+            _ => write!(f, "; of {web} web seeds, {resting} rest after a failure"),
+        }
     }
 }
 
@@ -52,6 +60,11 @@ impl Swarm {
     pub(super) fn sources(&self, piece: PieceIndex) -> Sources {
         let mut sources = Sources::default();
         for peer in self.peers.values().filter(|peer| peer.has.has(piece)) {
+            if peer.web.is_some() {
+                sources.web += 1;
+                sources.resting += u32::from(peer.choking);
+                continue;
+            }
             sources.have += 1;
             sources.choking += u32::from(peer.chokes(piece));
             sources.asked += u32::from(peer.out.iter().any(|asked| asked.block.piece == piece));

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::bits::Bits;
 use super::rates::{Answers, Pipeline, Rate, Trip};
+use super::web::Connections;
 use crate::metainfo::{BLOCK_LENGTH, Block, PieceIndex, Request};
 use crate::wire::Message;
 
@@ -133,6 +134,8 @@ pub(super) struct Peer {
     pub(super) keep_alives_since: Instant,
     /// A wake is on its way.
     pub(super) woken: bool,
+    /// It is a web seed, with these connections.
+    pub(super) web: Option<Connections>,
 }
 
 impl Peer {
@@ -204,6 +207,7 @@ impl Peer {
             keep_alives: 0,
             keep_alives_since: now,
             woken: false,
+            web: None,
         }
     }
 
@@ -223,6 +227,9 @@ impl Peer {
 
     /// More requests that may go out now.
     pub(super) fn room(&self) -> usize {
+        if let Some(connections) = self.web {
+            return if self.choking || connections.free == 0 { 0 } else { self.run() };
+        }
         if self.choking && self.allowed.is_empty() {
             return 0;
         }

@@ -92,6 +92,15 @@ impl Partial {
         Some(self.cursor)
     }
 
+    /// True if nobody is asked for this block, or with `hedge` if it is late at others than this peer.
+    pub(super) fn may_ask(&self, index: u32, peer: PeerKey, hedge: bool) -> bool {
+        match self.slots.get(index as usize) {
+            Some(Slot::Open) => true,
+            Some(Slot::Asked { .. }) => hedge && self.late.contains(&index) && !self.asked(index, peer),
+            _ => false,
+        }
+    }
+
     /// The first late block that this peer was not asked for.
     pub(super) fn next_late(&self, peer: PeerKey) -> Option<u32> {
         self.late.iter().copied().find(|&i| !self.asked(i, peer))

@@ -87,6 +87,8 @@ impl Swarm {
         self.show_no_more(key);
         self.timers.clear(Timer::Peer(key));
         match peer.has {
+            // Those of web seeds are not counted.
+            _ if peer.web.is_some() => {}
             Has::All => self.picker.remove_seed(),
             Has::Some(bits) => self.picker.jobs.push_back(Job::Uncount { bits, at: 0, until: peer.counted }),
             Has::Nothing => {}
@@ -293,7 +295,7 @@ impl Swarm {
 
     /// What a peer has changed: interest, work, and the end if neither side needs the other.
     pub(super) fn changed(&mut self, now: Instant, key: PeerKey) {
-        if self.seeding() && self.peers.get(&key).is_some_and(Peer::gives_only) {
+        if self.seeding() && self.peers.get(&key).is_some_and(|p| p.web.is_none() && p.gives_only()) {
             self.close(now, key, CloseReason::BothSeeds);
             return;
         }

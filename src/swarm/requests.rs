@@ -56,7 +56,7 @@ impl Swarm {
         }
     }
 
-    fn reopen(&mut self, now: Instant, key: PeerKey, asked: Asked) {
+    pub(super) fn reopen(&mut self, now: Instant, key: PeerKey, asked: Asked) {
         self.pace.refund();
         let Some(partial) = self.partials.get_mut(&asked.block.piece) else { return };
         if partial.unask(asked.block.index, key, asked.late) {
@@ -121,11 +121,11 @@ impl Swarm {
     pub(super) fn peer_due(&mut self, now: Instant, key: PeerKey) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.armed = None;
-        if now >= peer.last_heard + Peer::IDLE {
+        if peer.web.is_none() && now >= peer.last_heard + Peer::IDLE {
             self.close(now, key, CloseReason::Idle);
             return;
         }
-        if now >= peer.last_sent + Peer::KEEP_ALIVE {
+        if peer.web.is_none() && now >= peer.last_sent + Peer::KEEP_ALIVE {
             peer.last_sent = now;
             peer.control.push_back(Message::KeepAlive);
             self.wake(key);
@@ -181,26 +181,32 @@ impl Swarm {
     /// Sets a peer's timer for the next thing that may happen to it.
     pub(super) fn arm(&mut self, key: PeerKey) {
         let Some(peer) = self.peers.get(&key) else { return };
-        let mut at = (peer.last_heard + Peer::IDLE).min(peer.last_sent + Peer::KEEP_ALIVE);
+        let mut at = match peer.web {
+            None => Some((peer.last_heard + Peer::IDLE).min(peer.last_sent + Peer::KEEP_ALIVE)),
+            Some(_) => None,
+        };
+        let mut sooner = |other| at = Some(at.map_or(other, |at| at.min(other)));
         if let Some(oldest) = peer.out.front() {
-            at = at.min(oldest.sent + Peer::GIVE_UP);
+            sooner(oldest.sent + Peer::GIVE_UP);
             if !peer.snubbed {
-                at = at.min(peer.last_block + Peer::SNUB);
+                sooner(peer.last_block + Peer::SNUB);
             }
         }
         if let Some(asked) = peer.out.iter().find(|a| !a.late) {
-            at = at.min(asked.sent + self.patience(peer));
+            sooner(asked.sent + self.patience(peer));
         }
         if let Some(look) = peer.look_again {
-            at = at.min(look);
+            sooner(look);
         }
         if let Some(until) = peer.refused.values().map(|r| r.until).filter(|&u| u > self.now).min() {
-            at = at.min(until);
+            sooner(until);
         }
-        self.arm_at(key, at);
+        if let Some(at) = at {
+            self.arm_at(key, at);
+        }
     }
 
-    fn arm_at(&mut self, key: PeerKey, at: Instant) {
+    pub(super) fn arm_at(&mut self, key: PeerKey, at: Instant) {
         if let Some(peer) = self.peers.get_mut(&key).filter(|p| p.armed.is_none_or(|armed| at < armed)) {
             peer.armed = Some(at);
             self.timers.set(Timer::Peer(key), at);
@@ -243,7 +249,9 @@ impl Swarm {
         let Some(partial) = self.partials.get(&piece) else { return };
         let waits = |key| {
             let peer: Option<&Peer> = self.peers.get(&key);
-            peer.is_some_and(|p| p.seed() && p.out.front().is_some_and(|first| first.block.piece != piece))
+            peer.is_some_and(|p| {
+                p.web.is_none() && p.seed() && p.out.front().is_some_and(|first| first.block.piece != piece)
+            })
         };
         if partial.requests().into_iter().all(|(_, key)| waits(key)) {
             self.discard(now, piece);

@@ -36,6 +36,9 @@ impl Swarm {
         let keys: Vec<PeerKey> = self.peers.keys().copied().collect();
         for key in keys {
             let Some(peer) = self.peers.get(&key) else { continue };
+            if peer.web.is_some() {
+                continue;
+            }
             if upload_only && peer.gives_only() {
                 self.close(now, key, CloseReason::BothSeeds);
             } else if peer.upload_only_news(upload_only).is_some() {

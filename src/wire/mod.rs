@@ -1,5 +1,6 @@
-//! What peers and trackers say, as values: messages and handshakes (BEP 3, 6, 10), extensions (BEP 9, 11, 14, 21, 54), tracker replies
-//! (BEP 3, 7, 15, 23, 24, 41, 48). Decoders take untrusted bytes, allocate nothing ahead of data and never panic.
+//! What peers, trackers and web seeds say, as values: messages and handshakes (BEP 3, 6, 10), extensions (BEP 9, 11, 14,
+//! 21, 54), tracker replies (BEP 3, 7, 15, 23, 24, 41, 48), replies of web seeds (BEP 19). Decoders take untrusted bytes,
+//! allocate nothing ahead of data and never panic.
 #![forbid(unsafe_code)]
 
 mod bencode;
@@ -16,6 +17,7 @@ mod rc4;
 mod scrape;
 mod tracker;
 mod udp_tracker;
+mod web_seed;
 
 pub use extension::{
     ExtendedHandshake, MAX_METADATA, OUR_DONTHAVE_ID, OUR_METADATA_ID, OUR_UPLOAD_ONLY_ID, decode_donthave,
@@ -35,6 +37,7 @@ pub use udp_tracker::{
     MAX_SCRAPE, ScrapeEntry, UdpError, UdpReply, UdpRequest, decode_udp_reply, decode_udp_request, encode_udp_reply,
     encode_udp_request,
 };
+pub use web_seed::{MAX_RETRY_AFTER, MAX_SKIP, RangeReply, Refused, Verdict};
 
 /// Why a peer's bytes are refused. The connection is closed; the torrent goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

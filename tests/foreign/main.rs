@@ -15,3 +15,4 @@ mod port_map;
 mod swarm;
 mod tracker;
 mod utp;
+mod web_seeds;

@@ -30,6 +30,16 @@ def make(path, info, piece_kib):
         out.write(lt.bencode(torrent.generate()[b'info']))
 
 
+def hybrid(path, torrent, piece_kib, url):
+    storage = lt.file_storage()
+    lt.add_files(storage, path)
+    made = lt.create_torrent(storage, int(piece_kib) * 1024)
+    made.add_url_seed(url)
+    lt.set_piece_hashes(made, os.path.dirname(os.path.abspath(path)))
+    with open(torrent, 'wb') as out:
+        out.write(lt.bencode(made.generate()))
+
+
 def show(torrent):
     params = lt.load_torrent_file(torrent)
     info = params.ti
@@ -113,6 +123,8 @@ def main():
     verb, *rest = sys.argv[1:]
     if verb == 'make':
         return make(*rest)
+    if verb == 'hybrid':
+        return hybrid(*rest)
     if verb == 'show':
         return show(*rest)
     if verb == 'node':

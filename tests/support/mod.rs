@@ -11,6 +11,7 @@ pub(crate) mod foreign;
 pub(crate) mod gets;
 pub(crate) mod hostile;
 pub(crate) mod mounts;
+pub(crate) mod nginx;
 pub(crate) mod peer;
 pub(crate) mod process;
 pub(crate) mod reading;

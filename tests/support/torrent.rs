@@ -103,6 +103,11 @@ impl Torrent {
 
     /// Writes the .torrent file into `dir`; returns its path.
     pub(crate) fn write(&self, dir: &Path, announce: Option<&str>) -> PathBuf {
+        self.write_with(dir, announce, &[])
+    }
+
+    /// As `write`, with these web seeds (BEP 19).
+    pub(crate) fn write_with(&self, dir: &Path, announce: Option<&str>, web_seeds: &[&str]) -> PathBuf {
         let mut bytes = b"d".to_vec();
         if let Some(url) = announce {
             bytes.extend_from_slice(b"8:announce");
@@ -110,6 +115,11 @@ impl Torrent {
         }
         bytes.extend_from_slice(b"13:creation datei1700000000e4:info");
         bytes.extend_from_slice(&self.info);
+        if !web_seeds.is_empty() {
+            bytes.extend_from_slice(b"8:url-listl");
+            web_seeds.iter().for_each(|url| string(&mut bytes, url.as_bytes()));
+            bytes.push(b'e');
+        }
         bytes.push(b'e');
         let path = dir.join(format!("{}.torrent", &self.hex()[..8]));
         std::fs::write(&path, bytes).expect("a .torrent file");

@@ -1,4 +1,4 @@
-//! An HTTP tracker that does what a test tells it to, on threads of its own: good, hostile or silent.
+//! An HTTP tracker, or another HTTP server, that does what a test tells it to, on threads of its own: good, hostile or silent.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -25,9 +25,23 @@ pub(crate) struct Seen {
     pub(crate) target: String,
     /// The query, unescaped; a repeated key keeps its last value.
     pub(crate) query: BTreeMap<String, Vec<u8>>,
+    /// Everything up to the empty line.
+    pub(crate) head: String,
 }
 
 impl Seen {
+    /// A header, whatever the case of its name.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let pairs = self.head.lines().filter_map(|line| line.split_once(':'));
+        pairs.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next()
+    }
+
+    /// The one range of bytes that is asked for, if one is.
+    pub(crate) fn range(&self) -> Option<std::ops::Range<usize>> {
+        let (first, last) = self.header("range")?.strip_prefix("bytes=")?.split_once('-')?;
+        Some(first.parse().ok()?..last.parse::<usize>().ok()? + 1)
+    }
+
     pub(crate) fn text(&self, key: &str) -> Option<&str> {
         self.query.get(key).map(|v| std::str::from_utf8(v).expect("text"))
     }
@@ -129,7 +143,7 @@ fn serve(mut stream: TcpStream, shared: &Shared, act: &dyn Fn(&Seen, usize) -> A
     }
     let head = String::from_utf8_lossy(&head).into_owned();
     let target = head.split(' ').nth(1).unwrap_or_default().to_owned();
-    let seen = Seen { query: query_of(&target), target };
+    let seen = Seen { query: query_of(&target), target, head };
     let before = {
         let mut all = shared.seen.lock().expect("not poisoned");
         all.push(seen.clone());

@@ -171,7 +171,7 @@ async fn redirects_are_followed_five_times_and_never_inwards() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_torrent_cannot_send_us_to_other_services_of_this_machine() {
     let victim = good();
-    let local = "refused: it leads to an address of this machine or network that is no tracker's";
+    let local = "refused: it leads to an address of this machine or network that is not allowed there";
     for url in [
         victim.url("/shutdown"),
         format!("http://localhost:{}/shutdown", victim.port()),

@@ -281,7 +281,10 @@ async fn a_torrent_cannot_send_datagrams_to_what_is_no_host() {
     ] {
         let client = spawn(spec(&[&[url.to_owned()]]), 5);
         let error = client.error();
-        assert_eq!(error, "refused: it leads to an address of this machine or network that is no tracker's", "{url}");
+        assert_eq!(
+            error, "refused: it leads to an address of this machine or network that is not allowed there",
+            "{url}"
+        );
     }
 }
 

@@ -13,6 +13,7 @@ use tracing::{Instrument, Span};
 use super::announce_schedule::{Answered, Next, Schedule, TrackerIndex};
 use super::ask::{self, Answer, AskError};
 use super::{AnnounceSpec, Found, Progress, TrackerStatus};
+use crate::engine::reach::origin;
 use crate::node::Place;
 use crate::wire::{AnnounceQuery, Event};
 
@@ -63,7 +64,7 @@ pub fn spawn(
         for url in urls.iter().filter(|url| seen.insert(url.as_str())) {
             let error = ask::unusable(url);
             if let Some(why) = error {
-                tracing::warn!(tracker = ask::origin(url), "this tracker is not used: {why}");
+                tracing::warn!(tracker = origin(url), "this tracker is not used: {why}");
             }
             usable.push(error.is_none());
             status.push(TrackerStatus {
@@ -248,7 +249,7 @@ impl Work {
             *kept = Some(id);
         }
         if let Some(status) = self.shared.status().get_mut(index.0) {
-            let tracker = ask::origin(&status.url);
+            let tracker = origin(&status.url);
             if reply.warning.is_some() && reply.warning != status.warning {
                 tracing::warn!(tracker, "the tracker says: {}", reply.warning.as_deref().unwrap_or_default());
             }
@@ -274,7 +275,7 @@ impl Work {
         if let Some(status) = self.shared.status().get_mut(index.0)
             && status.error.as_deref() != Some(error)
         {
-            tracing::warn!(tracker = ask::origin(&status.url), "announce failed: {error}");
+            tracing::warn!(tracker = origin(&status.url), "announce failed: {error}");
             status.error = Some(error.to_owned());
         }
     }
@@ -295,7 +296,7 @@ impl Work {
             let network = self.spec.network.clone();
             goodbyes.spawn(async move {
                 if let Err(error) = ask::announce(&url, &query, &network, deadlines).await {
-                    tracing::debug!(tracker = ask::origin(&url), "`stopped` was not taken: {error}");
+                    tracing::debug!(tracker = origin(&url), "`stopped` was not taken: {error}");
                 }
             });
         }

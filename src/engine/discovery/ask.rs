@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
-use url::{Host, Url};
+use url::Url;
 
 use super::{Deadlines, http, udp};
+use crate::engine::http::FetchError;
 use crate::engine::network::Network;
+use crate::engine::reach::refusal;
 use crate::node::Place;
 use crate::wire::{AnnounceQuery, AnnounceReply, MAX_SCRAPE, ScrapeEntry, TrackerError};
 
@@ -14,27 +16,12 @@ use crate::wire::{AnnounceQuery, AnnounceReply, MAX_SCRAPE, ScrapeEntry, Tracker
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AskError {
-    /// A deadline of an HTTP tracker is over.
-    #[error("no answer within {0:?}")]
-    Deadline(Duration),
+    /// Nothing could be fetched.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
     /// A UDP tracker was silent for all of this, repeated requests included.
     #[error("no answer within {0:?}")]
     Silent(Duration),
-    /// The network's or the resolver's own words.
-    #[error("{0}")]
-    Transfer(String),
-    /// An HTTP status without a reply.
-    #[error("it answers with HTTP status {0}")]
-    Status(u16),
-    /// A loop, most likely.
-    #[error("it redirects more than {} times", http::MAX_REDIRECTS)]
-    Redirects,
-    /// Not asked at all, or no further.
-    #[error("refused: {0}")]
-    Refused(&'static str),
-    /// Nothing that a tracker has to say is that long.
-    #[error("its answer is longer than 1 MiB")]
-    TooLong,
     /// A refusal in the tracker's own words, or no reply.
     #[error(transparent)]
     Reply(#[from] TrackerError),
@@ -47,8 +34,6 @@ pub(super) struct Answer {
     /// Where it came from.
     pub(super) place: Place,
 }
-
-pub(super) const LOCAL_TARGET: &str = "it leads to an address of this machine or network that is no tracker's";
 
 /// How a tracker is asked.
 #[derive(Debug)]
@@ -75,34 +60,6 @@ pub(super) fn unusable(tracker: &str) -> Option<&'static str> {
     target(tracker).err()
 }
 
-/// Why an HTTP URL, the torrent's or a redirect's, is not asked whatever its address; libtorrent's rules.
-pub(super) fn refusal(url: &Url) -> Option<&'static str> {
-    match url.host() {
-        _ if !matches!(url.scheme(), "http" | "https") => Some("it leads to what is neither http nor https"),
-        None => Some("it names no host"),
-        Some(Host::Domain(name)) => international(name),
-        Some(_) => None,
-    }
-}
-
-/// Why a host's name is refused, if it holds look-alike letters: they would lead elsewhere than they read.
-pub(super) fn international(name: &str) -> Option<&'static str> {
-    let encoded = |label: &str| label.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("xn--"));
-    let foreign = !name.is_ascii() || name.contains('%') || name.split('.').any(encoded);
-    foreign.then_some("international host names are refused")
-}
-
-/// Scheme, host and port of a URL: what may be logged of it.
-pub(super) fn origin(tracker: &str) -> String {
-    Url::parse(tracker).map_or_else(
-        |_| "a tracker without a URL".to_owned(),
-        |url| {
-            let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
-            format!("{}://{}{port}", url.scheme(), url.host_str().unwrap_or_default())
-        },
-    )
-}
-
 /// Announces to one tracker.
 pub(super) async fn announce(
     tracker: &str,
@@ -110,7 +67,7 @@ pub(super) async fn announce(
     network: &Network,
     deadlines: Deadlines,
 ) -> Result<Answer, AskError> {
-    match target(tracker).map_err(AskError::Refused)? {
+    match target(tracker).map_err(FetchError::Refused)? {
         Target::Http => http::announce(tracker, query, network, deadlines).await,
         Target::Udp(endpoint) => udp::announce(endpoint, query, network, deadlines).await,
     }
@@ -127,7 +84,7 @@ pub async fn scrape(
     network: &Network,
     deadlines: Deadlines,
 ) -> Result<Vec<ScrapeEntry>, AskError> {
-    let target = target(tracker).map_err(AskError::Refused)?;
+    let target = target(tracker).map_err(FetchError::Refused)?;
     let mut entries = Vec::with_capacity(info_hashes.len());
     for some in info_hashes.chunks(MAX_SCRAPE) {
         entries.extend(match &target {
@@ -176,15 +133,5 @@ mod tests {
         ] {
             assert_eq!(unusable(tracker), Some(why), "{tracker}");
         }
-    }
-
-    #[test]
-    fn logs_get_no_passkey() {
-        assert_eq!(
-            origin("https://user:secret@t.example:8443/secret/announce?passkey=secret"),
-            "https://t.example:8443"
-        );
-        assert_eq!(origin("udp://t.example:6969/secret"), "udp://t.example:6969");
-        assert_eq!(origin("secret"), "a tracker without a URL");
     }
 }

@@ -1,30 +1,20 @@
-//! One announce or scrape over HTTP(S): our own redirects, every address checked before a connection is made to it, every wait
-//! under a deadline, every body capped after inflation.
+//! One announce or scrape over HTTP(S).
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
-
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::{Certificate, Client, Response, StatusCode, header};
+use reqwest::StatusCode;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use url::{Host, Url};
 
 use super::Deadlines;
-use super::ask::{Answer, AskError, LOCAL_TARGET, refusal};
-use super::reach::{Place, Reach};
-use super::resolve::lookup;
+use super::ask::{Answer, AskError};
+use crate::engine::http::{FetchError, Patience, Target, get};
 use crate::engine::network::Network;
+use crate::engine::reach::{Place, Purpose};
 use crate::wire::{
     AnnounceQuery, ScrapeEntry, TrackerError, announce_url, decode_http_reply, decode_http_scrape, scrape_url,
 };
 
 /// The most bytes of a reply, inflated: libtorrent's cap.
 const MAX_BODY: usize = 1 << 20;
-/// The most redirects of one announce.
-pub(super) const MAX_REDIRECTS: usize = 5;
 /// Requests of the process at one time, so that many torrents do not open many sockets at once.
 static REQUESTS: Semaphore = Semaphore::const_new(50);
 
@@ -35,8 +25,7 @@ pub(super) async fn announce(
     network: &Network,
     deadlines: Deadlines,
 ) -> Result<Answer, AskError> {
-    let reach = reach_of(tracker)?;
-    let fetched = fetch(&announce_url(tracker, query), reach, network, deadlines).await?;
+    let fetched = fetch(tracker, &announce_url(tracker, query), network, deadlines).await?;
     Ok(Answer { reply: fetched.decoded(decode_http_reply)?, place: fetched.place })
 }
 
@@ -47,15 +36,9 @@ pub(super) async fn scrape(
     network: &Network,
     deadlines: Deadlines,
 ) -> Result<Vec<ScrapeEntry>, AskError> {
-    // What may be announced to may be scraped.
-    let reach = reach_of(tracker)?;
     let url = scrape_url(tracker, info_hashes);
-    let url = url.ok_or(AskError::Refused("its URL does not end in announce, so it says nowhere to scrape"))?;
-    fetch(&url, reach, network, deadlines).await?.decoded(|body| decode_http_scrape(body, info_hashes))
-}
-
-fn reach_of(tracker: &str) -> Result<Reach, AskError> {
-    Url::parse(tracker).map(|url| Reach::given(url.path())).map_err(|_| AskError::Refused("it is not a URL"))
+    let url = url.ok_or(FetchError::Refused("its URL does not end in announce, so it says nowhere to scrape"))?;
+    fetch(tracker, &url, network, deadlines).await?.decoded(|body| decode_http_scrape(body, info_hashes))
 }
 
 /// What came in the end.
@@ -73,128 +56,32 @@ impl Fetched {
         if self.status.is_success() || matches!(reply, Err(TrackerError::Failure(_))) {
             Ok(reply?)
         } else {
-            Err(AskError::Status(self.status.as_u16()))
+            Err(FetchError::Status(self.status.as_u16()).into())
         }
     }
 }
 
-/// Asks for a URL. At most 50 such requests run at once in the process; the others wait here, outside their deadlines.
-async fn fetch(url: &str, reach: Reach, network: &Network, deadlines: Deadlines) -> Result<Fetched, AskError> {
+/// Asks for a URL of a tracker: what may be announced to may be scraped. At most 50 such requests run at once in the process; the others wait here, outside their deadlines.
+async fn fetch(tracker: &str, url: &str, network: &Network, deadlines: Deadlines) -> Result<Fetched, AskError> {
     // The semaphore is never closed.
     let _turn = REQUESTS.acquire().await;
-    timeout(deadlines.total, follow(url, reach, network, deadlines))
-        .await
-        .unwrap_or(Err(AskError::Deadline(deadlines.total)))
-}
-
-async fn follow(url: &str, mut reach: Reach, network: &Network, deadlines: Deadlines) -> Result<Fetched, AskError> {
-    let mut url = Url::parse(url).map_err(|_| AskError::Refused("it is not a URL"))?;
-    for _ in 0..=MAX_REDIRECTS {
-        let response = send(&url, reach, network, deadlines).await?;
-        // No address would be a proxy's, and there is none: nothing inward is allowed then.
-        let place = response.remote_addr().map_or(Place::Global, |addr| Place::of(addr.ip()));
-        if !response.status().is_redirection() {
-            return Ok(Fetched { status: response.status(), body: read(response, deadlines).await?, place });
-        }
-        let location = response.headers().get(header::LOCATION).and_then(|to| to.to_str().ok());
-        let location = location.ok_or_else(|| AskError::Status(response.status().as_u16()))?;
-        url = url.join(location).map_err(|_| AskError::Refused("it redirects to what is not a URL"))?;
-        if let Some(why) = refusal(&url) {
-            return Err(AskError::Refused(why));
-        }
-        reach = Reach::redirected(place, url.path());
-    }
-    Err(AskError::Redirects)
-}
-
-async fn send(url: &Url, reach: Reach, network: &Network, deadlines: Deadlines) -> Result<Response, AskError> {
-    // The resolver checks names; addresses never get there.
-    let literal = match url.host() {
-        Some(Host::Ipv4(ip)) => Some(IpAddr::V4(ip)),
-        Some(Host::Ipv6(ip)) => Some(IpAddr::V6(ip)),
-        _ => None,
+    let patience = Patience { connect: deadlines.connect, receive: deadlines.receive };
+    let fetched = async {
+        let target = Target::made(Purpose::Tracker, tracker, url)?;
+        let answer = get(network, Purpose::Tracker, target, None, patience).await?;
+        let (status, place) = (answer.response.status(), answer.place);
+        Ok(Fetched { status, body: answer.body(MAX_BODY).await?, place })
     };
-    if literal.is_some_and(|ip| !reach.admits(ip)) {
-        return Err(AskError::Refused(LOCAL_TARGET));
-    }
-    let request = client(network, reach, deadlines.connect).map_err(failed)?.get(url.clone());
-    let deadline = deadlines.connect + deadlines.receive;
-    timeout(deadline, request.send()).await.map_err(|_| AskError::Deadline(deadline))?.map_err(failed)
-}
-
-async fn read(mut response: Response, deadlines: Deadlines) -> Result<Vec<u8>, AskError> {
-    let mut body = Vec::new();
-    loop {
-        let chunk = timeout(deadlines.receive, response.chunk()).await;
-        match chunk.map_err(|_| AskError::Deadline(deadlines.receive))?.map_err(failed)? {
-            None => return Ok(body),
-            Some(chunk) if body.len() + chunk.len() > MAX_BODY => return Err(AskError::TooLong),
-            Some(chunk) => body.extend_from_slice(&chunk),
-        }
-    }
-}
-
-/// The innermost cause, which is what a user can act on ("connection refused"), without the URL.
-fn failed(error: reqwest::Error) -> AskError {
-    if error.is_timeout() {
-        return AskError::Transfer("it cannot be reached in time".to_owned());
-    }
-    let error = error.without_url();
-    let mut cause: &dyn std::error::Error = &error;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
-    AskError::Transfer(cause.to_string())
-}
-
-/// What clients differ in.
-type ClientKey = (Network, Reach, Duration);
-
-/// The process's client for this reach: it resolves and checks names itself, so that what was checked is what is
-/// connected to. There are a handful of them, and each loads the system's certificates once.
-fn client(network: &Network, reach: Reach, connect: Duration) -> reqwest::Result<Client> {
-    static CLIENTS: Mutex<BTreeMap<ClientKey, Client>> = Mutex::new(BTreeMap::new());
-    let mut clients = CLIENTS.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(client) = clients.get(&(network.clone(), reach, connect)) {
-        return Ok(client.clone());
-    }
-    // reqwest panics without a provider. An error says that there is one already.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let builder = || {
-        network
-            .http(Client::builder())
-            .user_agent(concat!("swarmfs/", env!("CARGO_PKG_VERSION")))
-            .http1_only()
-            .connect_timeout(connect)
-            // Announces are minutes apart: an idle connection is a descriptor for nothing.
-            .pool_max_idle_per_host(0)
-            .dns_resolver(GuardedResolver(network.clone(), reach))
-    };
-    let client = builder().build().or_else(|error| {
-        tracing::warn!("https trackers cannot be used: {}", failed(error));
-        builder().tls_certs_only(std::iter::empty::<Certificate>()).build()
-    })?;
-    clients.insert((network.clone(), reach, connect), client.clone());
-    Ok(client)
-}
-
-/// The network's resolver, with what is out of reach left out.
-#[derive(Debug)]
-struct GuardedResolver(Network, Reach);
-
-impl Resolve for GuardedResolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let (network, reach) = (self.0.clone(), self.1);
-        Box::pin(async move {
-            let found = lookup(&network, name.as_str(), 0, reach).await?;
-            let found: Addrs = Box::new(found.into_iter());
-            Ok(found)
-        })
-    }
+    timeout(deadlines.total, fetched).await.unwrap_or_else(|_| Err(FetchError::Deadline(deadlines.total).into()))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    use url::Url;
+
     use super::*;
 
     #[test]
@@ -246,7 +133,7 @@ mod tests {
             held.lock().expect("not poisoned").clear();
             for _ in 0..wave {
                 let end = all.join_next().await.expect("one for each").expect("no panic");
-                assert!(matches!(end, Err(AskError::Transfer(_))), "{end:?}");
+                assert!(matches!(end, Err(AskError::Fetch(FetchError::Transfer(_)))), "{end:?}");
             }
         }
     }

@@ -1,8 +1,8 @@
 //! Announces: peers from HTTP(S) trackers (BEP 3, BEP 12) and UDP ones (BEP 15, BEP 41); scrapes (BEP 48, BEP 15).
 //! [`spawn`] starts one task per torrent. It is a thin loop around a pure schedule that says which tracker is asked next
 //! and when; `ask` says which URLs are asked at all and hands them to `http` or `udp`, which make one announce within
-//! deadlines and caps; `exchange` is what goes back and forth with a UDP tracker, without sockets; `resolve` and `reach`
-//! say which addresses a stranger's URL may lead to. Whatever trackers do, nobody waits for them but this task.
+//! deadlines and caps; `exchange` is what goes back and forth with a UDP tracker, without sockets. Whatever trackers do,
+//! nobody waits for them but this task.
 //!
 //! A UDP tracker has 15 s and then 30 s to answer, the first two waits of BEP 15. Then the announce has failed, and the
 //! schedule goes on with 60 s, 120 s and so on, as with any tracker to 600 s. Meanwhile the next trackers are asked.
@@ -17,9 +17,7 @@ mod exchange;
 mod http;
 mod lsd;
 mod portmap;
-mod reach;
 mod recurring;
-mod resolve;
 mod udp;
 
 use std::net::{IpAddr, SocketAddr};

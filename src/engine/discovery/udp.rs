@@ -17,11 +17,11 @@ use tokio::time::{timeout, timeout_at};
 use url::{Host, Url};
 
 use super::Deadlines;
-use super::ask::{Answer, AskError, international};
+use super::ask::{Answer, AskError};
 use super::exchange::{Connection, Exchange, Question, Reply, Step, wait};
-use super::reach::{Place, Reach};
-use super::resolve::lookup;
+use crate::engine::http::FetchError;
 use crate::engine::network::Network;
+use crate::engine::reach::{Place, Reach, international, lookup};
 use crate::wire::{AnnounceQuery, AnnounceReply, Event, MAX_PEERS, ScrapeEntry, TrackerError};
 
 /// Attempts before a tracker counts as silent: 15 s and 30 s. Those that BEP 15 has after them are the schedule's, so
@@ -92,7 +92,7 @@ async fn ask_both(
     loop {
         let patience = if answers.is_empty() { Duration::MAX } else { OTHER_FAMILY };
         let Ok(Some(landed)) = timeout(patience, flights.join_next()).await else { break };
-        match landed.unwrap_or_else(|panicked| Err(AskError::Transfer(panicked.to_string()))) {
+        match landed.unwrap_or_else(|panicked| Err(FetchError::Transfer(panicked.to_string()).into())) {
             Ok((from, Reply::Announce { interval, leechers, seeders, peers })) => {
                 let reply = AnnounceReply {
                     peers,
@@ -110,7 +110,7 @@ async fn ask_both(
             Err(_) => {}
         }
     }
-    answers.into_iter().reduce(both).ok_or_else(|| failure.unwrap_or(AskError::Refused(NO_SOCKET)))
+    answers.into_iter().reduce(both).ok_or_else(|| failure.unwrap_or_else(no_socket))
 }
 
 /// The answers over both families as one.
@@ -135,7 +135,7 @@ pub(super) async fn scrape(
     network: &Network,
     deadlines: Deadlines,
 ) -> Result<Vec<ScrapeEntry>, AskError> {
-    let mut failure = AskError::Refused(NO_SOCKET);
+    let mut failure = no_socket();
     for family in addresses(endpoint, network, deadlines).await?.into_iter().filter(|family| !family.is_empty()) {
         let question = Question::Scrape(info_hashes.to_vec());
         match exchange(family, question, network.clone(), deadlines.retry).await {
@@ -148,7 +148,9 @@ pub(super) async fn scrape(
     Err(failure)
 }
 
-const NO_SOCKET: &str = "it has no address of the family that we listen on";
+fn no_socket() -> AskError {
+    FetchError::Refused("it has no address of the family that we listen on").into()
+}
 
 /// The tracker's addresses, those of IPv4 first, that our sockets can reach.
 async fn addresses(
@@ -157,7 +159,7 @@ async fn addresses(
     deadlines: Deadlines,
 ) -> Result<[Vec<SocketAddr>; 2], AskError> {
     let found = timeout(deadlines.connect, lookup(network, &endpoint.host, endpoint.port, Reach::datagrams())).await;
-    let found = found.map_err(|_| AskError::Transfer("its name is not resolved in time".to_owned()))??;
+    let found = found.map_err(|_| FetchError::Transfer("its name is not resolved in time".to_owned()))??;
     let mut families = [Vec::new(), Vec::new()];
     let mut seen = BTreeSet::new();
     for addr in found {
@@ -168,7 +170,7 @@ async fn addresses(
             family.push(addr);
         }
     }
-    if families.iter().all(Vec::is_empty) { Err(AskError::Refused(NO_SOCKET)) } else { Ok(families) }
+    if families.iter().all(Vec::is_empty) { Err(no_socket()) } else { Ok(families) }
 }
 
 /// Asks the addresses of one family: the next one at once where nobody listens, and after silence with the next
@@ -182,7 +184,7 @@ async fn exchange(
     // The semaphore is never closed.
     let _turn = SOCKETS.acquire().await;
     let mut attempt = 0;
-    let mut failure = AskError::Refused(NO_SOCKET);
+    let mut failure = no_socket();
     for (n, &addr) in addresses.iter().enumerate() {
         let attempts = if n + 1 == addresses.len() { attempt..ATTEMPTS } else { attempt..attempt + 1 };
         let end = attempts.end;
@@ -212,11 +214,11 @@ async fn exchange_with(
     attempts: Range<u32>,
     first_wait: Duration,
 ) -> Result<Option<Reply>, AskError> {
-    let local = network.local(addr.is_ipv4()).ok_or(AskError::Refused(NO_SOCKET))?;
+    let local = network.local(addr.is_ipv4()).ok_or_else(no_socket)?;
     let socket = network.datagrams(SocketAddr::new(local, 0)).map_err(failed)?;
     socket.connect(addr).await.map_err(failed)?;
     let mut seed = <StdRng as SeedableRng>::Seed::default();
-    SysRng.try_fill_bytes(&mut seed).map_err(|e| AskError::Transfer(e.to_string()))?;
+    SysRng.try_fill_bytes(&mut seed).map_err(|e| FetchError::Transfer(e.to_string()))?;
     let known = {
         let mut known = CONNECTIONS.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -256,7 +258,7 @@ async fn converse(socket: &UdpSocket, exchange: &mut Exchange) -> Result<Option<
 
 /// In the network's own words, as "Connection refused" where ICMP says that nobody listens.
 fn failed(error: std::io::Error) -> AskError {
-    AskError::Transfer(error.to_string())
+    FetchError::Transfer(error.to_string()).into()
 }
 
 #[cfg(test)]

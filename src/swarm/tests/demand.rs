@@ -55,11 +55,11 @@ fn a_read_that_fails_says_who_could_have_sent_what_it_lacked() {
     lab.says(choking, Message::Choke);
     let id = lab.read_through(H, BLOCK..BLOCK + 10, secs(2));
     assert_eq!(lab.pending(asked).len(), 4);
-    let sources = Sources { have: 2, choking: 1, asked: 1 };
+    let sources = Sources { have: 2, choking: 1, asked: 1, ..Sources::default() };
     assert_eq!(lab.wait(id), Err(ReadError::Deadline(PieceIndex(0), sources)));
     assert_eq!(
         lab.answered[&id].unwrap_err().to_string(),
-        "no peer delivered piece 0 in time: of 2 connected peers that have it, 1 choke us and 1 are asked for it"
+        "nobody delivered piece 0 in time: of 2 connected peers that have it, 1 choke us and 1 are asked for it"
     );
     let id = lab.read_through(H, 4 * BLOCK..8 * BLOCK, secs(2));
     lab.says(choking, Message::AllowedFast(PieceIndex(1)));
@@ -78,7 +78,7 @@ fn a_source_that_appears_gives_a_hopeless_read_its_whole_time() {
     let (began, id) = (lab.now, lab.read(0..10));
     lab.run(secs(1));
     lab.seed(Character::Scripted);
-    let silent = Sources { have: 1, choking: 0, asked: 1 };
+    let silent = Sources { have: 1, asked: 1, ..Sources::default() };
     assert_eq!(lab.wait(id), Err(ReadError::Deadline(PieceIndex(0), silent)));
     assert_eq!(lab.now - began, secs(60));
 }

@@ -12,6 +12,7 @@ mod readahead;
 mod superseed;
 mod upload_only;
 mod wanted;
+mod web;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,7 +51,12 @@ pub(super) struct Actor {
     /// Everything that it was sent.
     pub(super) sent: Vec<Outgoing>,
     free_at: Instant,
+    /// Of a web seed: what each busy connection is still to bring.
+    pub(super) runs: Vec<Vec<Request>>,
 }
+
+/// Connections of a web seed.
+pub(super) const WEB: usize = 3;
 
 pub(super) struct Lab {
     pub(super) swarm: Swarm,
@@ -113,10 +119,53 @@ impl Lab {
         self.next_key += 1;
         let peer = PeerKey(self.next_key);
         let addr = SocketAddr::from(([10, 0, 0, 1], u16::try_from(1_000 + self.next_key).unwrap()));
-        let actor = Actor { character, pending: Vec::new(), sent: Vec::new(), free_at: self.now };
+        let actor = Actor { character, pending: Vec::new(), sent: Vec::new(), free_at: self.now, runs: Vec::new() };
         self.actors.insert(peer, actor);
         self.input(Input::Connected(Connected { peer, addr, id: PeerId([1; 20]), fast, outgoing: true }));
         peer
+    }
+
+    /// A web seed.
+    pub(super) fn web_seed(&mut self, character: Character) -> PeerKey {
+        self.next_key += 1;
+        let peer = PeerKey(self.next_key);
+        let actor = Actor { character, pending: vec![], sent: vec![], free_at: self.now, runs: vec![] };
+        self.actors.insert(peer, actor);
+        self.input(Input::Web(peer, WebNews::Here));
+        peer
+    }
+
+    /// Plays the task of a web seed.
+    fn fetch(&mut self, peer: PeerKey) {
+        let Some(actor) = self.actors.get(&peer) else { return };
+        let (mut out, connections) = (Vec::new(), Connections { free: WEB - actor.runs.len(), total: WEB });
+        self.swarm.runs(self.now, peer, connections, &mut out);
+        let geometry = self.swarm.geometry;
+        let Some(actor) = self.actors.get_mut(&peer) else { return };
+        for work in out {
+            match work {
+                Fetch::Stop(request) => {
+                    actor.pending.retain(|r| *r != request);
+                    actor.runs.iter_mut().for_each(|run| run.retain(|r| *r != request));
+                }
+                Fetch::Run(run) => {
+                    let at = |r: &Request| geometry.piece_offset(r.piece) + u64::from(r.begin);
+                    for pair in run.windows(2) {
+                        assert_eq!(at(&pair[0]) + u64::from(pair[0].length), at(&pair[1]), "a run has no gap");
+                    }
+                    assert!((1..=256).contains(&run.len()), "a run of {}", run.len());
+                    assert!(run.iter().all(|r| !actor.pending.contains(r)), "asked for twice");
+                    actor.pending.extend(&run);
+                    actor.runs.push(run);
+                }
+            }
+        }
+        let before = actor.runs.len();
+        actor.runs.retain(|run| !run.is_empty());
+        assert!(before <= WEB, "more runs than connections");
+        if actor.runs.len() < before {
+            self.fetch(peer);
+        }
     }
 
     /// A seed that has unchoked us.
@@ -197,7 +246,7 @@ impl Lab {
                     continue;
                 }
                 Effect::Close(peer, _) | Effect::Ban(peer, ..) => drop(self.actors.remove(peer)),
-                Effect::Starved | Effect::Completed | Effect::WantRequests { .. } => {}
+                Effect::BadWebSeed(..) | Effect::Starved | Effect::Completed | Effect::WantRequests { .. } => {}
             }
             self.effects.push(effect);
             let grant = self.wanted.min(self.budget);
@@ -220,6 +269,9 @@ impl Lab {
     }
 
     pub(super) fn transmit(&mut self, peer: PeerKey) {
+        if self.swarm.peers.get(&peer).is_some_and(|p| p.web.is_some()) {
+            return self.fetch(peer);
+        }
         let mut out = Vec::new();
         self.swarm.transmit(self.now, peer, whole(self.room), &mut out);
         let Some(actor) = self.actors.get_mut(&peer) else { return };
@@ -268,6 +320,8 @@ impl Lab {
         let block = self.swarm.geometry.block(request);
         if let Some(actor) = self.actors.get_mut(&peer) {
             actor.pending.retain(|r| *r != request);
+            actor.runs.iter_mut().for_each(|run| run.retain(|r| *r != request));
+            actor.runs.retain(|run| !run.is_empty());
             wrong = matches!(actor.character, Character::Lies { block: b, .. } if block.is_some_and(|k| k.index == b));
         }
         let receipt = self.swarm.receive(self.now, peer, request);
