@@ -19,7 +19,7 @@ use super::source::Source;
 use super::{awaiting, log, options, say, values};
 use crate::cache::{DataDir, VerifyReport};
 use crate::config::{Config, Fill};
-use crate::engine::{AddOptions, LocalCopy, Session};
+use crate::engine::{AddOptions, LocalCopy, Network, Session};
 use crate::error::Error;
 use crate::metainfo::Metainfo;
 use crate::swarm::TorrentKey;
@@ -30,7 +30,7 @@ const DRAW: Duration = Duration::from_millis(200);
 /// The command's arguments.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// A .torrent file, a magnet link or an info-hash
+    /// A .torrent file or its http(s) URL, a magnet link or an info-hash
     source: PathBuf,
     /// The directory that the copy goes to; what is there of it already is not fetched again
     #[arg(short = 'o', long = "output", value_name = "DIR", default_value = ".")]
@@ -55,7 +55,7 @@ pub(crate) struct Arguments {
 /// One sentence.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     log::start(arguments.verbosity.verbose);
-    let source = Source::read(&arguments.source)?;
+    let source = Source::read(&arguments.source, &Network::of(&arguments.network.config()))?;
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let result = runtime.block_on(get(arguments, source));
     // A disk that does not answer holds nobody up.

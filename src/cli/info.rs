@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 
 use super::scrape::{self, Scraped};
 use super::source::Source;
+use crate::engine::Network;
 use crate::metainfo::{File, FileKind, Magnet, Metainfo, TorrentId};
 
 /// Prints what is in the torrent at `path`, for people or, with `json`, for programs; with `scrape`, what its trackers
@@ -16,7 +17,7 @@ use crate::metainfo::{File, FileKind, Magnet, Metainfo, TorrentId};
 /// One sentence if `path` cannot be read or is refused, or if `scrape` finds no tracker that answers. A reader of the
 /// output that goes away is no error.
 pub(crate) fn run(path: &Path, json: bool, scrape: bool) -> anyhow::Result<()> {
-    let meta = match Source::read(path)? {
+    let meta = match Source::read(path, &Network::default())? {
         Source::Torrent(meta) => *meta,
         Source::Magnet(_) if scrape => {
             anyhow::bail!("{}: --scrape needs the .torrent file", escaped(&path.to_string_lossy()))

@@ -46,7 +46,7 @@ enum Command {
     Seed(seed::Arguments),
     /// Show what is in a .torrent file, or what a magnet link says
     Info {
-        /// A .torrent file, a magnet link or an info-hash
+        /// A .torrent file or its http(s) URL, a magnet link or an info-hash
         source: PathBuf,
         /// For programs: one JSON object
         #[arg(long)]

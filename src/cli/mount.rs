@@ -17,7 +17,7 @@ use super::source::Source;
 use super::{awaiting, log, options};
 use crate::cache::DataDir;
 use crate::config::Config;
-use crate::engine::{AddOptions, Finding, LocalCopy, Session};
+use crate::engine::{AddOptions, Finding, LocalCopy, Network, Session};
 use crate::error::Error;
 use crate::fs::{self, MountOptions, Mounted, Tree};
 use crate::metainfo::{Magnet, Metainfo};
@@ -26,7 +26,7 @@ use crate::metainfo::{Magnet, Metainfo};
 #[derive(Debug, clap::Args)]
 #[command(override_usage = "swarmfs mount [OPTIONS] SOURCE... MOUNTPOINT")]
 pub(crate) struct Arguments {
-    /// .torrent files, magnet links or info-hashes, then an empty directory
+    /// .torrent files or their http(s) URLs, magnet links or info-hashes, then an empty directory
     #[arg(required = true, num_args = 1.., value_name = "SOURCE... MOUNTPOINT")]
     paths: Vec<PathBuf>,
     /// Stay in the foreground
@@ -100,12 +100,13 @@ fn serve(
     mountpoint: &Path,
     ready: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
-    let sources = sources.iter().map(|source| Source::read(source)).collect::<Result<Vec<_>>>()?;
+    let config = arguments.storage.apply(arguments.network.config());
+    let network = Network::of(&config);
+    let sources = sources.iter().map(|source| Source::read(source, &network)).collect::<Result<Vec<_>>>()?;
     let mut seen = BTreeSet::new();
     if let Some(twin) = sources.iter().map(Source::id).find(|id| !seen.insert(id.wire())) {
         return Err(Error::Duplicate(twin).into());
     }
-    let config = arguments.storage.apply(arguments.network.config());
     let options = MountOptions {
         allow_other: arguments.allow_other,
         passthrough: !arguments.no_passthrough,

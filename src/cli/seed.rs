@@ -14,7 +14,7 @@ use super::rules::StopRules;
 use super::{log, options, progress, say, source};
 use crate::cache::DataDir;
 use crate::config::{Config, Fill};
-use crate::engine::{AddOptions, LocalCopy, Session};
+use crate::engine::{AddOptions, LocalCopy, Network, Session};
 
 /// The command's arguments.
 #[derive(Debug, clap::Args)]
@@ -41,7 +41,7 @@ pub(crate) struct Arguments {
 /// One sentence.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     log::start(arguments.verbosity.verbose);
-    let meta = source::torrent(&arguments.torrent)?;
+    let meta = source::torrent(&arguments.torrent, &Network::of(&arguments.network.config()))?;
     let data = DataDir::open(&meta, &arguments.data)?;
     let bar = progress::bytes_bar(&format!("checking {}", meta.name), meta.geometry.total());
     let report = data.verify(&meta, &|bytes| bar.inc(bytes), &AtomicBool::new(false))?;

@@ -1,16 +1,23 @@
-//! What a command is given as SOURCE: a .torrent file, a magnet link or an info-hash, or a file that holds a magnet link;
-//! other kinds are refused with a sentence until they are built.
+//! What a command is given as SOURCE: a .torrent file or its http(s) URL, a magnet link or an info-hash, or a file that
+//! holds a magnet link; a folder is refused with a sentence until that is built.
 
 use std::fs;
 use std::io::Read;
 use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
 
 use super::info::escaped;
 use crate::Error;
+use crate::engine::{Network, fetch};
 use crate::metainfo::{Magnet, MagnetError, Metainfo, MetainfoError, TorrentId};
 
 /// What of a link is shown in errors, characters: its info-hash, and no tracker's passkey.
 const SHOWN: usize = 64;
+
+/// What a server may take for a .torrent file: 64 MiB at 1 MiB a second.
+const FETCH: Duration = Duration::from_secs(60);
 
 /// A torrent, or what names one.
 #[derive(Clone, Debug)]
@@ -25,18 +32,22 @@ impl Source {
     /// Reads a SOURCE.
     ///
     /// # Errors
-    /// One sentence if SOURCE is a kind that is not built yet, cannot be read, or is refused.
-    pub(crate) fn read(source: &Path) -> anyhow::Result<Self> {
-        if let Some(kind) = not_built(source) {
+    /// One sentence if SOURCE is a kind that is not built yet, cannot be read or fetched, or is refused.
+    pub(crate) fn read(source: &Path, network: &Network) -> anyhow::Result<Self> {
+        if source.is_dir() {
             anyhow::bail!(
-                "{}: {kind} as SOURCE is not built yet; save the .torrent file and give its path",
+                "{}: a folder of torrents as SOURCE is not built yet; give the .torrent files in it",
                 escaped(&source.to_string_lossy())
             );
         }
         if let Some(text) = source.to_str().filter(|text| names(text) && !source.exists()) {
             return magnet(text).map_err(|cause| refused_link(text, cause).into());
         }
-        let bytes = file(source)?;
+        let url = source.to_str().filter(|text| is_url(text) && !source.exists());
+        let bytes = match url {
+            Some(url) => fetched(url, network)?,
+            None => file(source)?,
+        };
         if let Some(text) = str::from_utf8(&bytes).ok().map(str::trim).filter(|text| starts_with(text, "magnet:")) {
             return magnet(text).map_err(|cause| refused_link(&source.to_string_lossy(), cause).into());
         }
@@ -57,8 +68,8 @@ impl Source {
 ///
 /// # Errors
 /// One sentence if SOURCE is something else, cannot be read, or is refused.
-pub(crate) fn torrent(source: &Path) -> anyhow::Result<Metainfo> {
-    match Source::read(source)? {
+pub(crate) fn torrent(source: &Path, network: &Network) -> anyhow::Result<Metainfo> {
+    match Source::read(source, network)? {
         Source::Torrent(meta) => Ok(*meta),
         Source::Magnet(magnet) => anyhow::bail!(
             "{}: a magnet link says nothing of the pieces; give the .torrent file",
@@ -90,14 +101,19 @@ fn file(source: &Path) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
-/// What a SOURCE is, if it is a kind that is not built yet. What exists under that path is taken as a file.
-fn not_built(source: &Path) -> Option<&'static str> {
-    let text = source.to_str()?;
-    if source.is_dir() {
-        return Some("a folder of torrents");
-    }
-    let address = starts_with(text, "http://") || starts_with(text, "https://");
-    (address && !source.exists()).then_some("an address")
+/// What an http(s) URL leads to. Nobody else runs yet, so whoever is tired of waiting can interrupt it.
+fn fetched(url: &str, network: &Network) -> anyhow::Result<Vec<u8>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("cannot start the runtime")?;
+    let most = usize::try_from(Metainfo::MAX_FILE).unwrap_or(usize::MAX);
+    let fetched = runtime.block_on(fetch(network, url, most, FETCH));
+    // A resolver may hold a thread for longer than anybody waits.
+    runtime.shutdown_background();
+    fetched.with_context(|| escaped(url))
+}
+
+fn is_url(text: &str) -> bool {
+    starts_with(text, "http://") || starts_with(text, "https://")
 }
 
 /// True for what is no path but names a torrent, rightly or not.
@@ -117,11 +133,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sources_that_are_not_built_are_named() {
-        let kind = |text: &str| not_built(Path::new(text));
-        assert_eq!(kind("HTTPS://example.com/a.torrent"), Some("an address"));
-        assert_eq!(kind("/"), Some("a folder of torrents"));
-        assert_eq!(kind("missing.torrent"), None);
+    fn what_cannot_be_read_says_why() {
+        let sentence = |text: &str| Source::read(Path::new(text), &Network::default()).expect_err(text).to_string();
+        assert!(sentence("/").contains("not built yet"));
+        assert!(sentence("missing.torrent").contains("missing.torrent: cannot open"));
+        assert!(is_url("HTTPS://example.com/a.torrent") && !is_url("https"));
     }
 
     #[test]

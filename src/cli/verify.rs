@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::info::{escaped, human};
 use super::{progress, source};
 use crate::cache::{DataDir, VerifyReport};
+use crate::engine::Network;
 use crate::metainfo::Metainfo;
 
 /// Runs of bad pieces that are written out for one file; the others are counted.
@@ -63,7 +64,7 @@ struct Summary<'a> {
 /// # Errors
 /// One sentence if the torrent or the directory cannot be read.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let meta = source::torrent(&arguments.torrent)?;
+    let meta = source::torrent(&arguments.torrent, &Network::default())?;
     let data = DataDir::open(&meta, &arguments.data)?;
     let bar = progress::bytes_bar(&format!("checking {}", meta.name), meta.geometry.total());
     let report = data.verify(&meta, &|bytes| bar.inc(bytes), &AtomicBool::new(false))?;

@@ -8,4 +8,5 @@ mod create;
 mod free_riders;
 mod get;
 mod seed;
+mod urls;
 mod verify;

@@ -109,7 +109,7 @@ fn datagrams_of_strangers_leave_nothing_behind() {
     let stranger = f.lab.address().ip();
     for round in 0..2000u32 {
         let socket = UdpSocket::bind((stranger, 0)).expect("a socket");
-        let mut noise = vec![0; 20 + random.below(1400) as usize];
+        let mut noise = vec![0; usize::try_from(20 + random.below(1400)).expect("a length")];
         random.fill(&mut noise);
         // Every type, and version 1 in half of them.
         if round % 2 == 0 {
