@@ -52,7 +52,7 @@ impl Target {
         }
     }
 
-    fn links(&self) -> &Links {
+    pub(super) fn links(&self) -> &Links {
         match self {
             Self::Torrent(torrent) => &torrent.links,
             Self::Awaited(awaited) => &awaited.links,

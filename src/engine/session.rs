@@ -236,14 +236,16 @@ impl Shared {
 
     /// Peers of a torrent are told of each other (BEP 11), as far as it is time.
     pub(super) fn exchange(&self, now: Instant, key: TorrentKey) {
-        let torrent = self.torrent(key);
-        let seeds = torrent.as_ref().map(|torrent| torrent.look(|swarm| swarm.candidates(now)));
-        let seeds = seeds.into_iter().flatten().filter(|peer| peer.seed).map(|peer| peer.peer).collect();
+        let Some(target) = self.target(key) else { return };
+        let seeds = match &target {
+            Target::Torrent(torrent) => torrent.look(|swarm| swarm.candidates(now)),
+            // Nobody knows yet who has everything.
+            Target::Awaited(_) => Vec::new(),
+        };
+        let seeds = seeds.into_iter().filter(|peer| peer.seed).map(|peer| peer.peer).collect();
         let told = self.node().pex(now, key, &seeds);
         for (peer, message) in told {
-            if let Some(torrent) = &torrent {
-                torrent.links.exchange(peer, message.encode());
-            }
+            target.links().exchange(peer, message.encode());
         }
     }
 

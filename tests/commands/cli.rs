@@ -109,10 +109,17 @@ fn failures_name_the_thing() {
 }
 
 #[test]
-fn what_is_not_built_yet_says_so() {
+fn what_is_not_built_yet_and_links_that_name_no_torrent_say_so() {
     let dir = tempfile::tempdir().expect("a directory");
-    let magnet = "magnet:?xt=urn:btih:0123456789abcdef0123456789abcdef01234567";
-    fails_in_a_sentence(swarmfs().args(["mount", magnet]).arg(dir.path()), "magnet");
+    let v2 = format!("magnet:?xt=urn:btmh:1220{}", "ab".repeat(32));
+    for (source, names) in [(".", "not built"), (&v2, "v2"), ("magnet:?xt=urn:btih:0123", "magnet")] {
+        fails_in_a_sentence(swarmfs().args(["mount", source]).arg(dir.path()), names);
+        fails_in_a_sentence(swarmfs().args(["get", source, "-o"]).arg(dir.path()), names);
+    }
+    for command in ["verify", "seed"] {
+        let hash = "0123456789abcdef0123456789abcdef01234567";
+        fails_in_a_sentence(swarmfs().args([command, hash, "--data"]).arg(dir.path()), "give the .torrent file");
+    }
     assert!(!is_mounted(dir.path()));
 }
 
@@ -126,6 +133,7 @@ fn the_same_torrent_twice_is_refused() {
     std::fs::create_dir(&mountpoint).expect("a directory");
     let hash = Torrent::dead("dead", &[("a", 100_000), ("b", 5)], 32 << 10).hex();
     fails_in_a_sentence(swarmfs().arg("mount").args([&torrent, &twin]).arg(&mountpoint), &hash);
+    fails_in_a_sentence(swarmfs().arg("mount").arg(&torrent).arg(&hash).arg(&mountpoint), &hash);
     assert!(!is_mounted(&mountpoint));
 }
 
