@@ -26,6 +26,8 @@ pub(super) struct Socks {
     http: reqwest::Proxy,
     /// The user knows that it does not.
     failing: AtomicBool,
+    /// It has spoken SOCKS with us.
+    answered: AtomicBool,
 }
 
 /// Who failed.
@@ -41,7 +43,7 @@ impl Socks {
         // It may not say why: that could name what is secret.
         let http =
             http.map_err(|_| crate::Error::System { what: "use the proxy", cause: io::ErrorKind::InvalidInput.into() });
-        Ok(Self { http: http?, proxy, failing: AtomicBool::new(false) })
+        Ok(Self { http: http?, proxy, failing: AtomicBool::default(), answered: AtomicBool::default() })
     }
 
     pub(super) fn port(&self) -> u16 {
@@ -67,6 +69,7 @@ impl Socks {
                 Err(io::Error::new(cause.kind(), format!("the proxy {self}: {cause}")))
             }
             reached => {
+                self.answered.store(true, atomic::Ordering::Relaxed);
                 if self.failing.swap(false, atomic::Ordering::Relaxed) {
                     info!("the proxy {self} works again");
                 }
@@ -91,8 +94,12 @@ impl Socks {
         match timeout(REACH_TIMEOUT, tunnel).await {
             Ok(Ok(stream)) => Ok(stream.into_inner()),
             Ok(Err(e)) => Err(failure(e)),
-            // Whoever it waited for.
-            Err(late) => Err(Failure::Peer(late.into())),
+            // It waited for the peer, unless it never says a word.
+            Err(late) if self.answered.load(atomic::Ordering::Relaxed) => Err(Failure::Peer(late.into())),
+            Err(late) => {
+                let why = format!("it does not answer within {REACH_TIMEOUT:?}");
+                Err(Failure::Proxy(io::Error::new(io::Error::from(late).kind(), why)))
+            }
         }
     }
 
