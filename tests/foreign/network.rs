@@ -188,6 +188,12 @@ fn with_a_proxy_no_packet_goes_elsewhere() {
     let seed = Wanted::Address("203.0.113.2:6881".parse().expect("an address"));
     assert!(wanted.contains(&seed), "the tracker's peer: {wanted:?}");
     assert_eq!(proxy.turned_away(), 0);
+    let sockets = ["tcp", "tcp6", "udp", "udp6"].map(|kind| format!("/proc/{}/net/{kind}", mount.process.pid()));
+    let own = sockets.map(|path| std::fs::read_to_string(path).expect("the sockets of this network"));
+    // State 0A listens; the only datagrams would be ours.
+    let lines = own.iter().flat_map(|table| table.lines().skip(1));
+    let open: Vec<&str> = lines.filter(|line| matches!(line.split_whitespace().nth(3), Some("0A" | "07"))).collect();
+    assert_eq!(open, [""; 0], "nobody can connect");
     let log = mount.log();
     assert_eq!(
         said(
@@ -311,12 +317,24 @@ fn ipv6_alone_is_enough() {
         let dialled = capture.so_far().iter().any(|packet| packet.to.is_some_and(|to| to.ip().is_ipv4()));
         assert_eq!(dialled, listen.ip().is_unspecified(), "who listens on IPv6 alone dials IPv6 alone");
     }
+    // A proxy and a tracker whose addresses are digits.
+    let [at, exit, tracker] = [lab.address(), lab.address(), lab.address()].map(|address| address.ip());
+    let proxy = SocksProxy::start((at, 1080).into(), exit, None, &[]);
+    let tracker = Tracker::start(tracker, |_, _| Action::Raw(ok(&reply("", &[]))));
+    let tracked = torrent.write(&lab.subdir("tracked"), Some(&tracker.announce()));
+    let url = format!("socks5h://{}", proxy.addr());
+    let mount = mount_at(&[&tracked], "[::]:6881".parse().expect("an address")).peer(seed.address);
+    let mount = mount.args(&["--proxy", &url]).start();
+    assert_same_bytes(&dataset, &mount.path(&dataset.name));
+    tracker.wait_for(1);
+    assert!(proxy.wanted().contains(&Wanted::Address(seed.address)), "{:?}", proxy.wanted());
+    drop(mount);
     // Both directions, on a dual-stack socket: somebody of each family comes to us.
-    let (_ours, _) = {
+    let _ours = {
         let mut command = swarmfs();
         command.args(["seed", "--no-dht", "--no-lsd", "-v", "--listen", "[::]:6990", "--data"]);
         command.arg(&dataset.parent).arg(&file);
-        (Running::spawn("swarmfs seed", command, &lab.log("ours"), LIMIT * 3), ())
+        Running::spawn("swarmfs seed", command, &lab.log("ours"), LIMIT * 3)
     };
     wait_until(LIMIT, "it listens", || TcpStream::connect("[2001:db8:77::2]:6990").is_ok());
     for (from, to) in [("[2001:db8:77::2]:6970", "[2001:db8:77::2]:6990"), ("10.77.0.50:6970", "10.77.0.1:6990")] {
