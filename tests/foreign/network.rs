@@ -15,7 +15,7 @@ use crate::support::mounts::{Mount, MountCommand, mount_at};
 use crate::support::process::{Running, output, shell, succeed, swarmfs};
 use crate::support::reading::assert_same_bytes;
 use crate::support::socks::{SocksProxy, Wanted};
-use crate::support::torrent::Torrent;
+use crate::support::torrent::{Content, Torrent};
 use crate::support::tracker::{Action, Tracker, answer, ok, reply};
 use crate::support::udp_tracker::{CONNECT, ERROR, ID, Send, UdpTracker};
 use crate::support::wait_until;
@@ -448,6 +448,46 @@ fn a_public_tracker_leads_to_public_addresses_only() {
         assert!(outcome(moved.announce()).is_ok_and(|peers| peers.len() == 2), "{host}");
     }
     all_empty("the end");
+}
+
+#[test]
+#[ignore = "needs root, FUSE and iproute2"]
+fn a_public_web_seed_leads_to_public_addresses_only() {
+    let lab = Lab::enter();
+    for ip in ["203.0.113.1/24", "203.0.113.2/24"] {
+        succeed(Command::new("ip").args(["address", "add", ip, "dev", "lo"]), LIMIT);
+    }
+    lab.replace("/etc/hosts", "127.0.0.1 loop.test localhost\n");
+    let trap = Trap::at("127.0.0.1");
+    let content = Content::noise("noise.bin", 64 << 10, 64 << 10, 3);
+    let mount = |web_seeds: &[&str]| {
+        let dir = lab.subdir(&format!("{}", web_seeds.iter().map(|url| url.len()).sum::<usize>()));
+        let file = content.torrent.write_with(&dir, None, web_seeds);
+        mount_at(&[&file], lab.address()).args(&["-v", "--read-timeout", "2s"]).start()
+    };
+    let redirect = |to: String| {
+        let public: IpAddr = [203, 0, 113, 1].into();
+        let head = format!("Location: {to}\r\n");
+        Tracker::start(public, move |_, _| Action::Raw(answer("302 Found", &head, b"")))
+    };
+    let seeds =
+        ["127.0.0.1", "loop.test", "[::ffff:127.0.0.1]"].map(|host| redirect(format!("http://{host}:8099/noise.bin")));
+    let urls = seeds.each_ref().map(|seed| seed.url("/noise.bin"));
+    let ours = ["http://127.0.0.1:8099/noise.bin?reboot=1", "http://loop.test:8099/noise.bin?reboot=1"];
+    let urls: Vec<&str> = urls.iter().map(String::as_str).chain(ours).collect();
+    let led = mount(&urls);
+    let failed = std::fs::read(led.path("noise.bin")).expect_err("nobody gives it");
+    assert_eq!(failed.raw_os_error(), Some(libc::EIO));
+    wait_until(LIMIT, "all of them are refused", || said(&led, "refused: it leads to an address of this machine") >= 5);
+    assert!(seeds.iter().all(|seed| !seed.seen().is_empty()), "they were asked");
+    trap.is_empty("a web seed");
+
+    let bytes = content.bytes.clone();
+    let good = Tracker::start([203, 0, 113, 2].into(), move |_, _| Action::Raw(ok(&bytes)));
+    let moved = redirect(good.url("/noise.bin"));
+    let mount = mount(&[&moved.url("/noise.bin")]);
+    assert!(std::fs::read(mount.path("noise.bin")).is_ok_and(|read| read == content.bytes), "{}", mount.log());
+    trap.is_empty("the end");
 }
 
 #[test]
