@@ -413,6 +413,7 @@ impl Session {
                 if meta.private {
                     shared.now_private(key);
                 }
+                torrent.keep_metadata();
                 awaited.became(&torrent);
             }
             None => shared.seek(Sought { key, info_hash, private: meta.private, trackers: meta.trackers.clone() }),
