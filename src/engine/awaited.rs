@@ -21,10 +21,11 @@ use crate::node::Exchanged;
 use crate::swarm::{Connected, MetadataEffect, MetadataFetch, PeerKey, TorrentKey};
 use crate::wire::{self, ExtendedHandshake, Message, MetadataMessage, OUR_METADATA_ID, OUR_PEX_ID, PEX, PexMessage};
 
-/// What is kept of what a peer says before it can be judged, bytes: the largest bitfield, and haves for hours.
-const KEPT: usize = 1 << 20;
+/// What is kept of what a peer says before it can be judged, bytes: metadata of 16 MiB cannot have pieces for a larger
+/// bitfield, and the rest is room for two thousand haves. It is twice what a peer may cost, but only for now.
+const KEPT: usize = 128 * 1024;
 /// Bytes of one read.
-const READ: usize = 64 * 1024;
+const READ: usize = 16 * 1024;
 /// Something is said at least this often, and a peer that says nothing for twice as long is closed (BEP 3).
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 /// A torrent that has more than this at once does not tell it piece by piece: its peers connect anew.
@@ -319,6 +320,9 @@ impl Talk<'_> {
             }
         }
         self.rest.extend_from_slice(&bytes[used..]);
+        if self.rest.len() > KEPT {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a message that is longer than metadata allows"));
+        }
         Ok(())
     }
 
