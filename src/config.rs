@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::proxy::Proxy;
+
 /// Which bytes are fetched that nobody has asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fill {
@@ -87,6 +89,15 @@ pub struct Config {
     /// The gateway is asked to pass our port on to us, by PCP, NAT-PMP or UPnP, and at the end no more. Default true; not
     /// when listening on the loopback, nor of a gateway with a public address.
     pub port_map: bool,
+    /// The network interface that every socket is bound to, names of hosts included; what cannot be bound is off: the DHT
+    /// and port mapping. It must be there at the start, and may be down. Default none: the system's routes.
+    pub interface: Option<String>,
+    /// The SOCKS5 proxy that connections to peers and HTTP go through, and nothing else does: the DHT, uTP, local
+    /// discovery, port mapping, UDP trackers and connections from outside are off. Default none.
+    pub proxy: Option<Proxy>,
+    /// A file of addresses that nobody is dialled at, accepted from, or asked at: peers, trackers and web seeds, also
+    /// those of `peers`. Default none.
+    pub block_list: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -116,6 +127,9 @@ impl Default for Config {
             dht_bootstrap: mainline::DEFAULT_BOOTSTRAP_NODES.map(str::to_owned).to_vec(),
             dht_nodes: None,
             port_map: true,
+            interface: None,
+            proxy: None,
+            block_list: None,
         }
     }
 }

@@ -51,6 +51,17 @@ pub enum Error {
         /// Why.
         cause: std::io::Error,
     },
+    /// A network interface that cannot be used.
+    #[error("{name}: cannot use this network interface: {cause}; `ip link` lists those that are there")]
+    Interface {
+        /// Its name.
+        name: String,
+        /// Why.
+        cause: std::io::Error,
+    },
+    /// A block list without a range.
+    #[error("{path}: no line of it is a range of addresses, as 192.0.2.0/24 or NAME:192.0.2.1-192.0.2.9", path = .0.display())]
+    BlockList(PathBuf),
     /// The mount failed.
     #[error("{mountpoint}: {reason}", mountpoint = mountpoint.display())]
     Mount {
@@ -110,15 +121,17 @@ impl Error {
     #[must_use]
     pub fn errno(&self) -> i32 {
         match self {
-            Self::Io { cause, .. } | Self::Listen { cause, .. } | Self::System { cause, .. } => {
-                cause.raw_os_error().unwrap_or(libc::EIO)
-            }
+            Self::Io { cause, .. }
+            | Self::Listen { cause, .. }
+            | Self::Interface { cause, .. }
+            | Self::System { cause, .. } => cause.raw_os_error().unwrap_or(libc::EIO),
             Self::Metainfo { .. }
             | Self::Metadata { .. }
             | Self::Magnet { .. }
             | Self::Data { .. }
             | Self::Cache { .. }
             | Self::Create { .. }
+            | Self::BlockList(_)
             | Self::Interval(_) => libc::EINVAL,
             Self::Stopped => libc::EINTR,
             Self::Duplicate(_) => libc::EEXIST,

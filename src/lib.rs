@@ -16,6 +16,7 @@
 //! | [`create`] | shell | torrents made from files |
 //! | [`engine`] | shell | tasks and sockets: session, torrent, peers, web seeds, what finds peers |
 //! | [`fs`] | shell | the tree of inodes, FUSE, the mount and its end |
+//! | [`proxy`] | | the SOCKS5 proxy that the user names |
 //! | [`tracker`] | shell | the tracker: HTTP and UDP around a registry that is pure |
 //! | [`status`] | | what a torrent is doing, as those who look on see it |
 //! | [`cli`] | shell | one file per command |
@@ -39,6 +40,7 @@ pub mod error;
 pub mod fs;
 pub mod metainfo;
 pub mod node;
+pub mod proxy;
 pub mod sim;
 pub mod status;
 pub mod swarm;

@@ -16,7 +16,7 @@ use super::progress::{self, Rates, per_second, transfer_line};
 use super::rules::StopRules;
 use super::selection::Selection;
 use super::source::Source;
-use super::{awaiting, log, options, say, values};
+use super::{awaiting, log, options, reached, say, values};
 use crate::cache::{DataDir, VerifyReport};
 use crate::config::{Config, Fill};
 use crate::engine::{AddOptions, LocalCopy, Network, Session};
@@ -55,9 +55,10 @@ pub(crate) struct Arguments {
 /// One sentence.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     log::start(arguments.verbosity.verbose);
-    let source = Source::read(&arguments.source, &Network::of(&arguments.network.config()))?;
+    let network = Network::of(&arguments.network.config())?;
+    let source = Source::read(&arguments.source, &network)?;
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    let result = runtime.block_on(get(arguments, source));
+    let result = runtime.block_on(get(arguments, source, network));
     // A disk that does not answer holds nobody up.
     runtime.shutdown_background();
     let complete = result.map_err(|error| explain(error, &arguments.dir))?;
@@ -65,7 +66,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// True if everything is there in the end.
-async fn get(arguments: &Arguments, source: Source) -> Result<bool> {
+async fn get(arguments: &Arguments, source: Source, network: Network) -> Result<bool> {
     let mut ending = Ending::watch()?;
     let config = Config {
         fill: Fill::All,
@@ -76,7 +77,7 @@ async fn get(arguments: &Arguments, source: Source) -> Result<bool> {
     let (meta, found) = match source {
         Source::Torrent(meta) => (Arc::new(*meta), None),
         Source::Magnet(magnet) => {
-            let session = Session::start(config.clone())?;
+            let session = Session::start_over(network.clone(), config.clone())?;
             let finding = session.find(magnet)?;
             match awaiting::on_the_terminal(&finding, &mut ending).await? {
                 Some(meta) => (meta, Some((session, finding.magnet().clone()))),
@@ -119,15 +120,14 @@ async fn get(arguments: &Arguments, source: Source) -> Result<bool> {
     }
     let session = match found {
         Some((session, _)) => session,
-        None => Session::start(config)?,
+        None => Session::start_over(network, config)?,
     };
     let copy = Some(LocalCopy { data, have: report.have, unchecked: false });
     let torrent = session.add(Arc::clone(&meta), AddOptions { copy, wanted: selection.bytes(&meta), peers })?;
     let mut lifetime = Lifetime::open(&meta.id);
-    let port = session.port();
     let mut outcome = Ok(true);
     if left > 0 {
-        say(&format!("fetching {what}, {} of it to come, to {dir} (port {port})", human(left)));
+        say(&format!("fetching {what}, {} of it to come, to {dir} ({})", human(left), reached(&session)));
         outcome = fetch(&session, torrent, &meta.name, left, &mut ending).await;
         if matches!(outcome, Ok(false)) {
             let missing = session.snapshot(torrent).map_or(0, |snapshot| snapshot.wanted_left);
@@ -135,7 +135,7 @@ async fn get(arguments: &Arguments, source: Source) -> Result<bool> {
         }
     }
     if matches!(outcome, Ok(true)) && arguments.rules.any() {
-        say(&format!("seeding {name} (port {port}); Ctrl-C ends it"));
+        say(&format!("seeding {name} ({}); Ctrl-C ends it", reached(&session)));
         let bar = progress::seeding_bar(&meta.name);
         arguments.rules.seed(&session, torrent, size, &bar, &mut lifetime, &mut ending).await;
         bar.finish_and_clear();

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Serialize, Serializer};
 
+use super::options::Way;
 use super::scrape::{self, Scraped};
 use super::source::Source;
 use crate::engine::Network;
@@ -16,8 +17,9 @@ use crate::metainfo::{File, FileKind, Magnet, Metainfo, TorrentId};
 /// # Errors
 /// One sentence if `path` cannot be read or is refused, or if `scrape` finds no tracker that answers. A reader of the
 /// output that goes away is no error.
-pub(crate) fn run(path: &Path, json: bool, scrape: bool) -> anyhow::Result<()> {
-    let meta = match Source::read(path, &Network::default())? {
+pub(crate) fn run(path: &Path, json: bool, scrape: bool, way: &Way) -> anyhow::Result<()> {
+    let network = Network::of(&way.config())?;
+    let meta = match Source::read(path, &network)? {
         Source::Torrent(meta) => *meta,
         Source::Magnet(_) if scrape => {
             anyhow::bail!("{}: --scrape needs the .torrent file", escaped(&path.to_string_lossy()))
@@ -28,7 +30,7 @@ pub(crate) fn run(path: &Path, json: bool, scrape: bool) -> anyhow::Result<()> {
             return super::printed(printed.and_then(|()| out.flush()));
         }
     };
-    let scraped = if scrape { Some(scrape::all(&meta)?) } else { None };
+    let scraped = if scrape { Some(scrape::all(&meta, &network)?) } else { None };
     let mut out = BufWriter::new(io::stdout().lock());
     let printed = if json { print_json(&meta, scraped.as_deref(), &mut out) } else { print_text(&meta, &mut out) };
     let printed = printed.and_then(|()| match &scraped {

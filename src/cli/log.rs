@@ -9,10 +9,14 @@ use tracing_subscriber::fmt::time::Uptime;
 pub(crate) fn start(verbose: u8) {
     // The DHT's crate calls an error what is none of the user's; we say what he should know.
     let directives = match verbose {
-        0 => "warn,fuser=error,mainline=off,igd_next=off,crab_nat=off,librqbit_utp=error",
-        1 => "info,fuser=warn,mainline=off,igd_next=off,crab_nat=off,librqbit_utp=error",
+        0 => {
+            "warn,fuser=error,mainline=off,igd_next=off,crab_nat=off,hickory_resolver=off,hickory_net=off,hickory_proto=off,librqbit_utp=error"
+        }
+        1 => {
+            "info,fuser=warn,mainline=off,igd_next=off,crab_nat=off,hickory_resolver=off,hickory_net=off,hickory_proto=off,librqbit_utp=error"
+        }
         2 => {
-            "debug,fuser=info,mainline=off,igd_next=off,crab_nat=off,hyper=info,reqwest=info,rustls=info,hyper_util=info,h2=info,librqbit_utp=info"
+            "debug,fuser=info,mainline=off,igd_next=off,crab_nat=off,hickory_resolver=off,hickory_net=off,hickory_proto=off,hyper=info,reqwest=info,rustls=info,hyper_util=info,h2=info,librqbit_utp=info"
         }
         _ => "trace,fuser=debug,mainline=debug,hyper=info,rustls=info,hyper_util=info,h2=info,librqbit_utp=info",
     };

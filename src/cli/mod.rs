@@ -54,6 +54,8 @@ enum Command {
         /// Ask its trackers for their seeds and leechers; exit code 1 if none of them answers
         #[arg(long)]
         scrape: bool,
+        #[command(flatten)]
+        way: options::Way,
     },
     /// Unmount a swarmfs mount
     Unmount {
@@ -99,7 +101,9 @@ pub fn run() -> ExitCode {
     let result = match arguments.command {
         Command::Mount(arguments) => mount::run(&arguments),
         Command::Seed(arguments) => seed::run(&arguments).map(|()| ExitCode::SUCCESS),
-        Command::Info { source, json, scrape } => info::run(&source, json, scrape).map(|()| ExitCode::SUCCESS),
+        Command::Info { source, json, scrape, way } => {
+            info::run(&source, json, scrape, &way).map(|()| ExitCode::SUCCESS)
+        }
         Command::Unmount { mountpoint, lazy } => unmount::run(&mountpoint, lazy).map(|()| ExitCode::SUCCESS),
         Command::Create(arguments) => create::run(&arguments),
         Command::Get(arguments) => get::run(&arguments),
@@ -125,6 +129,11 @@ fn map_large_blocks() {
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10);
     }
+}
+
+/// How peers reach us, in a report.
+fn reached(session: &crate::engine::Session) -> String {
+    session.port().map_or_else(|| "through the proxy".to_owned(), |port| format!("on port {port}"))
 }
 
 /// A line for people. Nobody may be there to read it.

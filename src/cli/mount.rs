@@ -101,7 +101,7 @@ fn serve(
     ready: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     let config = arguments.storage.apply(arguments.network.config());
-    let network = Network::of(&config);
+    let network = Network::of(&config)?;
     let sources = sources.iter().map(|source| Source::read(source, &network)).collect::<Result<Vec<_>>>()?;
     let mut seen = BTreeSet::new();
     if let Some(twin) = sources.iter().map(Source::id).find(|id| !seen.insert(id.wire())) {
@@ -114,7 +114,7 @@ fn serve(
         ..MountOptions::default()
     };
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    let result = runtime.block_on(mount(sources, config, mountpoint, &options, ready));
+    let result = runtime.block_on(mount(sources, (network, config), mountpoint, &options, ready));
     // What is still blocked by a copy of the mount elsewhere ends with the process.
     runtime.shutdown_background();
     result
@@ -122,7 +122,7 @@ fn serve(
 
 async fn mount(
     sources: Vec<Source>,
-    config: Config,
+    (network, config): (Network, Config),
     mountpoint: &Path,
     options: &MountOptions,
     ready: impl FnOnce() -> Result<()>,
@@ -140,7 +140,7 @@ async fn mount(
         Source::Magnet(magnet) => Ok(Err(magnet)),
     });
     let prepared = prepared.collect::<Result<Vec<_>, Error>>()?;
-    let session = Arc::new(Session::start(config)?);
+    let session = Arc::new(Session::start_over(network, config)?);
     let (mut there, mut awaited) = (Vec::new(), Vec::new());
     for source in prepared {
         let (options, meta) = match source {

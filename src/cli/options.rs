@@ -9,6 +9,34 @@ use tracing::warn;
 
 use super::values;
 use crate::config::{Config, Encryption, Fill};
+use crate::proxy::Proxy;
+
+/// By which way everything leaves, and where nothing goes.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Network")]
+pub(crate) struct Way {
+    /// Send and receive by this network interface only, names of hosts included. The DHT and port mapping, which cannot be
+    /// bound to one, are off
+    #[arg(long, value_name = "NAME")]
+    interface: Option<String>,
+    /// Go through this SOCKS5 proxy, which resolves names: HTTP and connections to peers. All else is off: the DHT, uTP,
+    /// local discovery, port mapping, UDP trackers and connections from others. Other users of this machine can see the
+    /// password in the list of processes
+    #[arg(long, value_name = "socks5h://[USER:PASSWORD@]HOST:PORT", value_parser = values::ProxyUrl)]
+    proxy: Option<Proxy>,
+    /// Have nothing to do with the addresses in this file: no peer, not even one of --peer, no tracker, no web seed. Lines
+    /// are NAME:FIRST-LAST (P2P), FIRST - LAST , LEVEL , NAME (DAT), or networks as 192.0.2.0/24
+    #[arg(long, value_name = "FILE")]
+    block_list: Option<PathBuf>,
+}
+
+impl Way {
+    /// These options over the defaults.
+    pub(crate) fn config(&self) -> Config {
+        let Self { interface, proxy, block_list } = self.clone();
+        Config { interface, proxy, block_list, ..Config::default() }
+    }
+}
 
 /// How peers reach us and we reach them.
 #[derive(Args, Clone, Debug)]
@@ -57,6 +85,8 @@ pub(crate) struct Network {
     /// Do not look for peers on the local network, and do not be found there
     #[arg(long)]
     no_lsd: bool,
+    #[command(flatten)]
+    way: Way,
 }
 
 /// What is kept and fetched.
@@ -114,7 +144,7 @@ pub(crate) struct Verbosity {
 impl Network {
     /// These options over the defaults.
     pub(crate) fn config(&self) -> Config {
-        let defaults = Config::default();
+        let defaults = self.way.config();
         Config {
             listen: self.listen.unwrap_or(defaults.listen),
             listen_is_default: self.listen.is_none(),

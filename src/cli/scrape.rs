@@ -42,7 +42,7 @@ impl Scraped {
 ///
 /// # Errors
 /// If the runtime cannot be started.
-pub(crate) fn all(meta: &Metainfo) -> Result<Vec<Scraped>> {
+pub(crate) fn all(meta: &Metainfo, network: &Network) -> Result<Vec<Scraped>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("cannot start the runtime")?;
     let mut seen = BTreeSet::new();
@@ -52,8 +52,9 @@ pub(crate) fn all(meta: &Metainfo) -> Result<Vec<Scraped>> {
     let mut outcomes: Vec<_> = runtime.block_on(async {
         let mut asked = JoinSet::new();
         for (n, tracker) in urls.into_iter().enumerate() {
+            let network = network.clone();
             asked.spawn(async move {
-                let outcome = match discovery::scrape(&tracker, &[hash], &Network::default(), deadlines).await {
+                let outcome = match discovery::scrape(&tracker, &[hash], &network, deadlines).await {
                     Ok(entries) => {
                         let entry = entries.first().copied().unwrap_or_default();
                         let (seeds, leechers, completed) = (entry.complete, entry.incomplete, entry.downloaded);

@@ -11,7 +11,7 @@ use super::info::{escaped, human};
 use super::lifetime::Lifetime;
 use super::mount::Ending;
 use super::rules::StopRules;
-use super::{log, options, progress, say, source};
+use super::{log, options, progress, reached, say, source};
 use crate::cache::DataDir;
 use crate::config::{Config, Fill};
 use crate::engine::{AddOptions, LocalCopy, Network, Session};
@@ -41,7 +41,8 @@ pub(crate) struct Arguments {
 /// One sentence.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     log::start(arguments.verbosity.verbose);
-    let meta = source::torrent(&arguments.torrent, &Network::of(&arguments.network.config()))?;
+    let network = Network::of(&arguments.network.config())?;
+    let meta = source::torrent(&arguments.torrent, &network)?;
     let data = DataDir::open(&meta, &arguments.data)?;
     let bar = progress::bytes_bar(&format!("checking {}", meta.name), meta.geometry.total());
     let report = data.verify(&meta, &|bytes| bar.inc(bytes), &AtomicBool::new(false))?;
@@ -68,7 +69,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     runtime.block_on(async {
         let mut ending = Ending::watch()?;
-        let session = Session::start(config)?;
+        let session = Session::start_over(network, config)?;
         // Nothing is wanted: what is there is given, and what is missing stays so.
         let copy = Some(LocalCopy { data, have: report.have, unchecked: false });
         let torrent =
@@ -76,7 +77,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         for (path, why) in &report.bad_files {
             warn!("{}: {why}", path.display());
         }
-        say(&format!("seeding {name} ({good} of {pieces} pieces) on port {}; Ctrl-C ends it", session.port()));
+        say(&format!("seeding {name} ({good} of {pieces} pieces) {}; Ctrl-C ends it", reached(&session)));
         let bar = progress::seeding_bar(&meta.name);
         let mut lifetime = Lifetime::open(&meta.id);
         let enough = arguments.rules.seed(&session, torrent, report.good, &bar, &mut lifetime, &mut ending).await;

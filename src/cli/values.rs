@@ -1,7 +1,27 @@
 //! Values on the command line: sizes in KiB/MiB/GiB, rates per second, times in s/m/h.
 
+use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
+
+use clap::builder::TypedValueParser;
+use clap::error::ErrorKind;
+use clap::{Arg, Command};
+
+use crate::proxy::Proxy;
+
+/// A proxy. What is none is not repeated in the error, as clap would: it may hold a password.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ProxyUrl;
+
+impl TypedValueParser for ProxyUrl {
+    type Value = Proxy;
+
+    fn parse_ref(&self, command: &Command, _: Option<&Arg>, value: &OsStr) -> Result<Proxy, clap::Error> {
+        let proxy = Proxy::parse(value.to_str().unwrap_or_default());
+        proxy.map_err(|why| command.clone().error(ErrorKind::ValueValidation, why))
+    }
+}
 
 /// A host, by name or in digits, and a port.
 ///

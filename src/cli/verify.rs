@@ -12,6 +12,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::info::{escaped, human};
+use super::options::Way;
 use super::{progress, source};
 use crate::cache::{DataDir, VerifyReport};
 use crate::engine::Network;
@@ -31,6 +32,8 @@ pub(crate) struct Arguments {
     /// For programs: one JSON object
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    way: Way,
 }
 
 /// What is wrong with one file.
@@ -64,7 +67,7 @@ struct Summary<'a> {
 /// # Errors
 /// One sentence if the torrent or the directory cannot be read.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let meta = source::torrent(&arguments.torrent, &Network::default())?;
+    let meta = source::torrent(&arguments.torrent, &Network::of(&arguments.way.config())?)?;
     let data = DataDir::open(&meta, &arguments.data)?;
     let bar = progress::bytes_bar(&format!("checking {}", meta.name), meta.geometry.total());
     let report = data.verify(&meta, &|bytes| bar.inc(bytes), &AtomicBool::new(false))?;

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use url::{Host, Url};
 
 use super::network::Network;
-use super::reach::{LOCAL_TARGET, Place, Purpose, Reach, lookup, refusal};
+use super::reach::{BLOCKED_TARGET, LOCAL_TARGET, Place, Purpose, Reach, lookup, refusal};
 
 /// The most redirects of one request.
 pub(super) const MAX_REDIRECTS: usize = 5;
@@ -136,8 +136,7 @@ pub(super) async fn get(
 ) -> Result<Answer, FetchError> {
     for hop in 0..=MAX_REDIRECTS {
         let response = send(network, purpose, &target, range, patience).await?;
-        // No address would be a proxy's, and there is none: nothing inward is allowed then.
-        let place = response.remote_addr().map_or(Place::Global, |addr| Place::of(addr.ip()));
+        let place = network.place(&target.url, response.remote_addr());
         // 304 is none, and has nowhere to lead.
         if !response.status().is_redirection() || response.status().as_u16() == 304 {
             return Ok(Answer { response, place, target, redirected: hop > 0, receive: patience.receive });
@@ -170,6 +169,9 @@ async fn send(
     if literal.is_some_and(|ip| !reach.admits(ip)) {
         return Err(FetchError::Refused(LOCAL_TARGET));
     }
+    if literal.is_some_and(|ip| network.blocks(ip)) {
+        return Err(FetchError::Refused(BLOCKED_TARGET));
+    }
     let mut request = client(network, purpose, *reach, patience.connect).map_err(failed)?.get(url.clone());
     if let Some(range) = range {
         let last = range.end.saturating_sub(1);
@@ -178,7 +180,11 @@ async fn send(
         request = request.header(header::ACCEPT_ENCODING, "identity");
     }
     let deadline = patience.connect + patience.receive;
-    timeout(deadline, request.send()).await.map_err(|_| FetchError::Deadline(deadline))?.map_err(failed)
+    let sent = timeout(deadline, request.send()).await.map_err(|_| FetchError::Deadline(deadline))?;
+    sent.map_err(|error| match (error.is_connect(), failed(error)) {
+        (true, FetchError::Transfer(cause)) => FetchError::Transfer(network.blame(cause)),
+        (_, error) => error,
+    })
 }
 
 /// The innermost cause, which is what a user can act on ("connection refused"), without the URL.
@@ -239,7 +245,10 @@ impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let (network, reach) = (self.0.clone(), self.1);
         Box::pin(async move {
-            let found = lookup(&network, name.as_str(), 0, reach).await?;
+            let found = match network.lookup_proxy(name.as_str()).await {
+                Some(found) => found?,
+                None => lookup(&network, name.as_str(), 0, reach).await?,
+            };
             let found: Addrs = Box::new(found.into_iter());
             Ok(found)
         })

@@ -16,16 +16,20 @@ use crate::error::{Error, Result};
 const PORTS: u16 = 64;
 
 /// Opens the sockets for TCP and, if it is wanted, uTP, with one port number: the address that was asked for or, from the
-/// default, the next that is free for both. An address that is free for TCP alone will do if it was asked for.
+/// default, the next that is free for both. An address that is free for TCP alone will do if it was asked for. `None`:
+/// nobody can reach us through a proxy.
 ///
 /// # Errors
 /// [`Error::Listen`].
-pub(super) fn listen(network: &Network, config: &Config) -> Result<(TcpListener, Option<Utp>)> {
+pub(super) fn listen(network: &Network, config: &Config) -> Result<Option<(TcpListener, Option<Utp>)>> {
+    if !network.is_direct() {
+        return Ok(None);
+    }
     let mut addr = config.listen;
     let mut tries = if config.listen_is_default { PORTS } else { 1 };
     loop {
         match open(network, addr, config) {
-            Ok(sockets) => return Ok(sockets),
+            Ok(sockets) => return Ok(Some(sockets)),
             Err(_) if addr.ip() == IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED) && !has_ipv6() => {
                 addr.set_ip(Ipv4Addr::UNSPECIFIED.into());
             }

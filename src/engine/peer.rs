@@ -354,7 +354,7 @@ pub(super) fn hello(shared: &Shared, key: TorrentKey, addr: SocketAddr, metadata
         donthave: Some(OUR_DONTHAVE_ID),
         reqq: Some(super::session::REQQ),
         client: Some(concat!("swarmfs ", env!("CARGO_PKG_VERSION")).to_owned()),
-        listen_port: Some(shared.port),
+        listen_port: Some(shared.port).filter(|&port| port != 0),
         upload_only_id: Some(OUR_UPLOAD_ONLY_ID),
         metadata_id: Some(OUR_METADATA_ID),
         metadata_size: metadata.map(|bytes| bytes as u64),

@@ -11,6 +11,9 @@ use super::network::Network;
 /// Why a request is not sent: its address is out of reach.
 pub(super) const LOCAL_TARGET: &str = "it leads to an address of this machine or network that is not allowed there";
 
+/// Why a request is not sent: the user does not want it.
+pub(super) const BLOCKED_TARGET: &str = "its address is on the block list";
+
 pub(super) use crate::node::Place;
 
 /// What a URL is for, which decides how far it may reach.
@@ -74,7 +77,7 @@ impl Reach {
     }
 }
 
-/// The addresses of a host, by name or in digits, that `reach` admits; no empty list for a host that has any.
+/// The addresses of a host, by name or in digits, that `reach` and the block list admit; no empty list for a host that has any.
 pub(super) async fn lookup(
     network: &Network,
     host: &str,
@@ -84,7 +87,11 @@ pub(super) async fn lookup(
     let mut found = network.lookup(host, port).await.map_err(|e| FetchError::Transfer(e.to_string()))?;
     let any = !found.is_empty();
     found.retain(|addr| reach.admits(addr.ip()));
-    if any && found.is_empty() { Err(FetchError::Refused(LOCAL_TARGET)) } else { Ok(found) }
+    if any && found.is_empty() {
+        return Err(FetchError::Refused(LOCAL_TARGET));
+    }
+    found.retain(|addr| !network.blocks(addr.ip()));
+    if any && found.is_empty() { Err(FetchError::Refused(BLOCKED_TARGET)) } else { Ok(found) }
 }
 
 /// Why an HTTP URL, a torrent's or a redirect's, is not asked whatever its address; libtorrent's rules.

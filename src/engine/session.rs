@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use rand::TryRng;
+use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
@@ -93,7 +94,7 @@ pub(super) struct Shared {
     /// wait for a disk, so there are more than workers.
     pub(super) turns: Arc<Semaphore>,
     pub(super) peer_id: PeerId,
-    /// The port that peers reach us at.
+    /// The port that peers reach us at; 0 if they cannot.
     pub(super) port: u16,
     /// The node has something to dial or to decide.
     pub(super) node_wake: Notify,
@@ -281,11 +282,20 @@ impl Session {
     /// Opens the listening socket and starts to accept, dial and rechoke.
     ///
     /// # Errors
-    /// Those of [`Store::open`] for a cache directory that the user chose, [`Error::Listen`] if the address is taken, [`Error::System`] if the machine gives no random bytes.
+    /// Those of [`Store::open`] for a cache directory that the user chose and of [`Network::of`], [`Error::Listen`] if the address is taken, [`Error::System`] if the machine gives no random bytes.
     pub fn start(config: Config) -> Result<Self> {
-        let network = Network::of(&config);
-        let (listener, utp) = listen::listen(&network, &config)?;
-        let port = listener.local_addr().map_err(|cause| Error::Listen { addr: config.listen, cause })?.port();
+        Self::start_over(Network::of(&config)?, config)
+    }
+
+    /// As [`Session::start`], over the network of this configuration that there is already.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_over(network: Network, config: Config) -> Result<Self> {
+        let (listener, utp) = listen::listen(&network, &config)?.unzip();
+        let addr = listener.as_ref().map(TcpListener::local_addr).transpose();
+        let addr = addr.map_err(|cause| Error::Listen { addr: config.listen, cause })?;
+        let port = addr.map_or(0, |addr| addr.port());
         let mut entropy = [0; 20];
         rand::rngs::SysRng
             .try_fill_bytes(&mut entropy)
@@ -301,7 +311,18 @@ impl Session {
             assembly_bytes: config.memory / 2,
             peer_id,
         };
-        info!(port, "listening");
+        match listener {
+            Some(_) => info!(port, "listening"),
+            None => info!("not listening"),
+        }
+        if let Some(costs) = network.costs(&config) {
+            warn!("{costs}");
+        }
+        for peer in config.peers.iter().filter(|peer| network.blocks(peer.ip())) {
+            warn!(%peer, "this peer is on the block list, and so it is not dialled");
+        }
+        let mut node = Node::new(limits, seed, Instant::now());
+        node.set_scope(network.scope());
         let runtime = tokio::runtime::Handle::current();
         let disk_share = u32::try_from((config.memory / 8) >> 20).unwrap_or(u32::MAX).clamp(8, 64);
         let shared = Arc::new(Shared {
@@ -317,7 +338,7 @@ impl Session {
             peer_id,
             port,
             node_wake: Notify::new(),
-            node: Mutex::new(Node::new(limits, seed, Instant::now())),
+            node: Mutex::new(node),
             torrents: RwLock::default(),
             awaited: RwLock::default(),
             by_hash: RwLock::default(),
@@ -330,21 +351,23 @@ impl Session {
             temp_dir: std::env::temp_dir(),
             runtime,
             network,
-            utp,
+            utp: utp.flatten(),
             config,
         });
         shared.start_keeper()?;
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(Arc::clone(&shared), listener));
-        tasks.spawn(accept_utp(Arc::clone(&shared)));
+        if let Some(listener) = listener {
+            tasks.spawn(accept(Arc::clone(&shared), listener));
+            tasks.spawn(accept_utp(Arc::clone(&shared)));
+        }
         tasks.spawn(decide(Arc::clone(&shared)));
         Ok(Self { shared, tasks: Mutex::new(tasks) })
     }
 
-    /// The port that peers reach us at.
+    /// The port that peers reach us at; none through a proxy.
     #[must_use]
-    pub fn port(&self) -> u16 {
-        self.shared.port
+    pub fn port(&self) -> Option<u16> {
+        Some(self.shared.port).filter(|&port| port != 0)
     }
 
     /// Adds a torrent: it is announced and its peers are dialled from now on.

@@ -13,6 +13,8 @@ use crate::swarm::TorrentKey;
 
 /// What a tracker is told to be left while nobody knows how much there is: a block, so that it counts us as a leecher.
 const UNKNOWN_LEFT: u64 = 16 * 1024;
+/// The port that trackers are told where nobody can reach us: some refuse 0 (libtorrent tells this one through a proxy).
+const NO_PORT: u16 = 1;
 
 /// A torrent whose peers are looked for.
 #[derive(Clone, Debug)]
@@ -121,7 +123,7 @@ impl Shared {
     fn lsd(self: &Arc<Self>) -> Option<&Lsd> {
         let start = || {
             // Nobody else is on the loopback.
-            if !self.config.lsd || self.config.listen.ip().is_loopback() {
+            if !self.config.lsd || !self.network.is_direct() || self.config.listen.ip().is_loopback() {
                 return None;
             }
             let me = Arc::downgrade(self);
@@ -140,7 +142,8 @@ impl Shared {
     fn map_port(self: &Arc<Self>) {
         self.sources.port_map.get_or_init(|| {
             let port = std::num::NonZeroU16::new(self.port)?;
-            if !self.config.port_map || self.config.listen.ip().is_loopback() {
+            // The libraries that ask it make sockets of their own.
+            if !self.config.port_map || !self.network.admits_others() || self.config.listen.ip().is_loopback() {
                 return None;
             }
             let me = Arc::downgrade(self);
@@ -157,7 +160,8 @@ impl Shared {
     /// The DHT, which starts here.
     fn dht(self: &Arc<Self>) -> Option<&Dht> {
         let start = || {
-            if !self.config.dht {
+            // Its library makes sockets of its own.
+            if !self.config.dht || !self.network.admits_others() {
                 return None;
             }
             let (me, us) = (Arc::downgrade(self), Arc::downgrade(self));
@@ -188,7 +192,7 @@ impl Shared {
         let spec = AnnounceSpec {
             info_hash,
             peer_id: self.peer_id,
-            port: self.port,
+            port: if self.port == 0 { NO_PORT } else { self.port },
             tiers: trackers,
             private,
             key: self.announce_key,

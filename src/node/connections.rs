@@ -46,6 +46,9 @@ pub enum Refusal {
     /// The peer was proved to have lied.
     #[error("this peer is banned")]
     Banned,
+    /// The user's block list has its address.
+    #[error("its address is on the block list")]
+    Blocked,
 }
 
 /// One connection.

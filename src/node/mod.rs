@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod blocks;
 mod choker;
 mod connections;
 mod dials;
@@ -18,11 +19,13 @@ mod source;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::swarm::{Candidate, PeerKey, TorrentKey};
 use crate::wire::{PeerId, PexMessage, PexPeer};
 use address::canonical;
+pub use blocks::Blocks;
 use choker::Choker;
 pub use connections::Refusal;
 use connections::{Connection, Connections};
@@ -60,6 +63,31 @@ pub struct Limits {
     pub assembly_bytes: u64,
 }
 
+/// Which addresses there is anything to do with at all, whoever names them.
+#[derive(Clone, Debug)]
+pub struct Scope {
+    /// Those that the user does not want: not even those that he names as peers.
+    pub blocks: Arc<Blocks>,
+    /// We can connect over IPv4.
+    pub v4: bool,
+    /// We can connect over IPv6.
+    pub v6: bool,
+}
+
+impl Default for Scope {
+    /// All of them.
+    fn default() -> Self {
+        Self { blocks: Arc::default(), v4: true, v6: true }
+    }
+}
+
+impl Scope {
+    /// True if this address may be dialled. It is canonical.
+    fn dials(&self, addr: SocketAddr) -> bool {
+        (if addr.is_ipv4() { self.v4 } else { self.v6 }) && !self.blocks.contain(addr.ip())
+    }
+}
+
 /// How a peer is connected to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Way {
@@ -73,6 +101,7 @@ pub struct Way {
 #[derive(Debug)]
 pub struct Node {
     limits: Limits,
+    scope: Scope,
     choker: Choker,
     connections: Connections,
     dials: Dials,
@@ -94,6 +123,7 @@ impl Node {
     pub fn new(limits: Limits, seed: u64, now: Instant) -> Self {
         Self {
             limits,
+            scope: Scope::default(),
             choker: Choker::new(limits.upload_slots, limits.upload_limit, seed, now),
             connections: Connections::new(limits.max_peers, limits.peer_id),
             dials: Dials::new(seed.wrapping_add(1)),
@@ -106,6 +136,11 @@ impl Node {
             port: 0,
             outranked: Vec::new(),
         }
+    }
+
+    /// From now on there are these addresses only. Nothing that is known or connected already is looked at again.
+    pub fn set_scope(&mut self, scope: Scope) {
+        self.scope = scope;
     }
 
     /// When [`Node::rechoke`] is due. It can come nearer after [`Node::interest`] and [`Node::disconnected`].
@@ -139,11 +174,16 @@ impl Node {
         }
     }
 
-    /// Addresses where peers of a torrent may be. Those no connection can be made to, those that lie further inwards than
-    /// who named them, and those past 3,000 of one torrent are ignored; so are those known already, but one that was given
+    /// Addresses where peers of a torrent may be. Those no connection can be made to, those out of our [`Scope`], those that
+    /// lie further inwards than who named them, and those past 3,000 of one torrent are ignored; so are those known already, but one that was given
     /// up is tried once more.
     pub fn add_candidates(&mut self, now: Instant, torrent: TorrentKey, addrs: &[SocketAddr], source: Source) {
-        self.dials.add(now, torrent, addrs.iter().map(|&addr| canonical(addr)), source);
+        self.add(now, torrent, addrs.iter().copied(), source);
+    }
+
+    fn add(&mut self, now: Instant, torrent: TorrentKey, addrs: impl Iterator<Item = SocketAddr>, source: Source) {
+        let scope = &self.scope;
+        self.dials.add(now, torrent, addrs.map(canonical).filter(|&addr| scope.dials(addr)), source);
     }
 
     /// The torrent is private (BEP 27): from now on it takes addresses only from trackers, the user and peers that come to
@@ -195,7 +235,7 @@ impl Node {
         let verdict = self.exchange.heard(now, peer);
         if verdict == Exchanged::Taken {
             let of_use = message.added.iter().filter(|peer| !complete || peer.flags & PexPeer::SEED == 0);
-            self.dials.add(now, torrent, of_use.map(|peer| canonical(peer.addr)), from);
+            self.add(now, torrent, of_use.map(|peer| peer.addr), from);
         }
         verdict
     }
@@ -207,7 +247,7 @@ impl Node {
         let addr = SocketAddr::new(connection.addr.ip(), port);
         connection.listens = Some(addr);
         let torrent = connection.torrent;
-        self.dials.add(now, torrent, std::iter::once(addr), Source::Incoming);
+        self.add(now, torrent, std::iter::once(addr), Source::Incoming);
         self.dials.connected_elsewhere(now, torrent, addr);
         self.exchange.changed(now, torrent);
     }
@@ -221,8 +261,8 @@ impl Node {
     /// The next address to dial. Its attempt must end in [`Node::connected`] or [`Node::dial_failed`]. At most 25 run at
     /// once, and 30 begin in a second.
     pub fn next_dial(&mut self, now: Instant) -> Option<(TorrentKey, SocketAddr)> {
-        let Self { dials, connections, .. } = self;
-        dials.next(now, connections.left(), |addr| connections.banned(now, addr))
+        let Self { dials, connections, scope, .. } = self;
+        dials.next(now, connections.left(), |addr| connections.banned(now, addr) || !scope.dials(addr))
     }
 
     /// How to dial an address of [`Node::next_dial`].
@@ -259,6 +299,9 @@ impl Node {
     /// A [`Refusal`]: close it at once, nothing follows.
     pub fn accept(&mut self, now: Instant, from: SocketAddr) -> Result<(), Refusal> {
         let from = canonical(from);
+        if self.scope.blocks.contain(from.ip()) {
+            return Err(Refusal::Blocked);
+        }
         let outranks = self.connections.left() == 0 && self.outranked_by(now, from).is_some();
         self.connections.accept(now, from, outranks)
     }
@@ -319,7 +362,8 @@ impl Node {
         let addr = canonical(addr);
         let listens = outgoing.then_some(addr);
         let new = Connection { torrent, addr, id, outgoing, listens, since: now };
-        let mut verdict = self.connections.connected(peer, new);
+        let blocked = self.scope.blocks.contain(addr.ip());
+        let mut verdict = if blocked { Err(Refusal::Blocked) } else { self.connections.connected(peer, new) };
         if verdict == Err(Refusal::Full)
             && !outgoing
             && let Some(weakest) = self.outranked_by(now, addr)
@@ -508,6 +552,44 @@ mod tests {
         assert_eq!(node.connected(base, PeerKey(2), A, mapped, PeerId([10; 20]), false), Err(Refusal::Duplicate));
         node.ban(base, A, addr("[::ffff:203.0.113.7]:5"));
         assert_eq!(node.accept(base, addr("203.0.113.7:5")), Err(Refusal::Banned));
+    }
+
+    #[test]
+    fn what_is_blocked_is_neither_dialled_nor_accepted_whoever_names_it() {
+        let base = Instant::now();
+        let mut node = node(base);
+        node.add_candidates(base, A, &[addr("203.0.113.9:5")], Source::User);
+        let (blocks, _) = Blocks::parse(b"bad:203.0.113.7-203.0.113.9\n2001:db8::/32\n");
+        node.set_scope(Scope { blocks: Arc::new(blocks), ..Scope::default() });
+        let named = ["203.0.113.7:5", "[::ffff:203.0.113.8]:5", "[2001:db8::1]:5", "203.0.113.10:5"].map(addr);
+        for source in [Source::User, Source::Tracker(Place::Private), Source::Dht(Place::Global), Source::Lsd] {
+            node.add_candidates(base, A, &named, source);
+        }
+        // Nor one that was known before.
+        assert_eq!(node.next_dial(base), Some((A, addr("203.0.113.10:5"))));
+        assert_eq!(node.next_dial(base), None);
+        assert_eq!(node.accept(base, addr("[::ffff:203.0.113.7]:9")), Err(Refusal::Blocked));
+        assert_eq!(node.accept(base, addr("[2001:db8::9]:9")), Err(Refusal::Blocked));
+        assert_eq!(node.accept(base, addr("203.0.113.10:9")), Ok(()));
+        let verdict = node.connected(base, PeerKey(1), A, addr("203.0.113.7:5"), PeerId([1; 20]), true);
+        assert_eq!(verdict, Err(Refusal::Blocked));
+        // Nor by a peer that names others.
+        node.connected(base, PeerKey(2), A, addr("203.0.113.10:5"), PeerId([2; 20]), true).unwrap();
+        let added = ["203.0.113.7:1", "[2001:db8::5]:1", "203.0.113.11:1"];
+        let added = added.map(|text| PexPeer { addr: addr(text), flags: 0 }).to_vec();
+        node.pex_heard(base, PeerKey(2), &PexMessage { added, dropped: Vec::new() }, false);
+        assert_eq!(node.next_dial(base), Some((A, addr("203.0.113.11:1"))));
+        assert_eq!(node.next_dial(base), None);
+    }
+
+    #[test]
+    fn a_family_that_we_do_not_have_is_not_dialled() {
+        let base = Instant::now();
+        let mut node = node(base);
+        let named = ["203.0.113.7:5", "[2001:db8::1]:5"].map(addr);
+        node.set_scope(Scope { v4: false, ..Scope::default() });
+        node.add_candidates(base, A, &named, Source::User);
+        assert_eq!((node.next_dial(base), node.next_dial(base)), (Some((A, named[1])), None));
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod harness;
 mod leechers;
 mod magnets;
 mod mixed;
+mod network;
 mod port_map;
 mod swarm;
 mod tracker;

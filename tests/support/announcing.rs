@@ -83,5 +83,5 @@ pub(crate) fn peer(n: u8) -> SocketAddr {
 
 /// What announces leave from this address.
 pub(crate) fn bound(ip: std::net::IpAddr) -> Network {
-    Network::of(&swarmfs::config::Config { listen: SocketAddr::new(ip, 0), ..Default::default() })
+    Network::of(&swarmfs::config::Config { listen: SocketAddr::new(ip, 0), ..Default::default() }).expect("a network")
 }

@@ -12,7 +12,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::dataset::Dataset;
-use super::process::{Running, output, succeed};
+use super::process::{Running, output, shell, succeed};
 use super::torrent::Torrent;
 use super::wait_until;
 
@@ -25,6 +25,7 @@ pub(crate) struct Lab {
     net: u8,
     v6: bool,
     neighbour: std::cell::OnceCell<Running>,
+    world: std::cell::OnceCell<Running>,
     pub(crate) dir: tempfile::TempDir,
 }
 
@@ -46,7 +47,14 @@ impl Lab {
         let dir = tempfile::Builder::new().prefix("swarmfs-lab-").tempdir_in(env!("CARGO_TARGET_TMPDIR"));
         let dir = dir.expect("a directory");
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).expect("its mode");
-        Self { next: std::cell::Cell::new(2), net, v6: false, neighbour: std::cell::OnceCell::new(), dir }
+        Self {
+            next: std::cell::Cell::new(2),
+            net,
+            v6: false,
+            neighbour: std::cell::OnceCell::new(),
+            world: std::cell::OnceCell::new(),
+            dir,
+        }
     }
 
     /// As `enter`, with addresses of IPv6 for everybody. Those of IPv4 are there for what controls the programs.
@@ -94,28 +102,71 @@ impl Lab {
     /// the lab.
     #[track_caller]
     pub(crate) fn neighbour(&self) -> [SocketAddr; 2] {
+        let holder = self.beyond("link0", "link1", "10.78.0");
+        assert!(self.neighbour.set(holder).is_ok(), "there is one neighbour");
+        ["10.78.0.1:6881", "10.78.0.2:6881"].map(|address| address.parse().expect("an address"))
+    }
+
+    /// A third network on `link2`, 10.79.0.2, where everything goes that is meant for nobody here.
+    #[track_caller]
+    pub(crate) fn world(&self) -> SocketAddr {
+        let holder = self.beyond("link2", "link3", "10.79.0");
+        assert!(self.world.set(holder).is_ok(), "there is one world");
+        ip(&["route", "add", "default", "via", "10.79.0.2"]);
+        ip(&["-6", "route", "add", "default", "via", "fe80::2", "dev", "link2"]);
+        SocketAddr::from(([10, 79, 0, 2], 6881))
+    }
+
+    /// A network at the other end of a link.
+    #[track_caller]
+    fn beyond(&self, here: &str, there: &str, net: &str) -> Running {
         let mut sleep = Command::new("unshare");
         sleep.args(["-n", "sleep", "900"]);
-        let holder = Running::spawn("neighbour", sleep, &self.log("neighbour"), LIFE);
+        let holder = Running::spawn("another network", sleep, &self.log(there), LIFE);
         let pid = holder.pid().to_string();
         let own = std::fs::read_link("/proc/thread-self/ns/net").expect("our network");
-        wait_until(Duration::from_secs(5), "the neighbour has a network", || {
+        wait_until(Duration::from_secs(5), "it has a network", || {
             std::fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|theirs| theirs != own)
         });
-        ip(&["link", "add", "link0", "type", "veth", "peer", "name", "link1", "netns", &pid]);
-        let there = |args: &[&str]| {
+        ip(&["link", "add", here, "type", "veth", "peer", "name", there, "netns", &pid]);
+        let inside = |args: &[&str]| {
             let mut command = Command::new("nsenter");
             succeed(command.args(["-t", &pid, "-n", "ip"]).args(args), Duration::from_secs(5));
         };
-        ip(&["address", "add", "10.78.0.1/24", "dev", "link0"]);
-        ip(&["-6", "address", "add", "fe80::1/64", "dev", "link0", "nodad"]);
-        ip(&["link", "set", "link0", "up"]);
-        there(&["link", "set", "lo", "up"]);
-        there(&["address", "add", "10.78.0.2/24", "dev", "link1"]);
-        there(&["-6", "address", "add", "fe80::2/64", "dev", "link1", "nodad"]);
-        there(&["link", "set", "link1", "up"]);
-        assert!(self.neighbour.set(holder).is_ok(), "there is one neighbour");
-        ["10.78.0.1:6881", "10.78.0.2:6881"].map(|address| address.parse().expect("an address"))
+        ip(&["address", "add", &format!("{net}.1/24"), "dev", here]);
+        ip(&["-6", "address", "add", "fe80::1/64", "dev", here, "nodad"]);
+        ip(&["link", "set", here, "up"]);
+        inside(&["link", "set", "lo", "up"]);
+        inside(&["address", "add", &format!("{net}.2/24"), "dev", there]);
+        inside(&["-6", "address", "add", "fe80::2/64", "dev", there, "nodad"]);
+        inside(&["link", "set", there, "up"]);
+        holder
+    }
+
+    /// What a thread in the neighbour's network does.
+    pub(crate) fn inside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        let pid = self.neighbour.get().expect("a neighbour").pid();
+        let net = std::fs::File::open(format!("/proc/{pid}/ns/net")).expect("its network");
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(move || {
+                let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+                rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&net), kind)
+                    .expect("in its network");
+                act()
+            });
+            thread.join().expect("it does not panic")
+        })
+    }
+
+    /// Has this file in place of that one from now on, for this thread and what it starts.
+    #[track_caller]
+    pub(crate) fn replace(&self, path: &str, text: &str) {
+        // SAFETY: only the mount namespace changes, which no memory depends on.
+        unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.expect("mounts of our own");
+        let ours = self.dir.path().join(path.replace('/', "-"));
+        std::fs::write(&ours, text).expect("a file");
+        std::fs::set_permissions(&ours, PermissionsExt::from_mode(0o644)).expect("its mode");
+        shell("mount --make-rprivate / && mount --bind \"$1\" \"$2\"", &[&ours, Path::new(path)], LIFE);
     }
 
     /// The command, in the network that has this address.

@@ -81,6 +81,8 @@ def start(torrent, directory, address, seeding, settings, rate=0):
         params = lt.add_torrent_params()
         params.ti = lt.torrent_info(torrent)
     params.save_path = directory
+    # It would begin paused and close every connection until its manager has its turn.
+    params.flags &= ~lt.torrent_flags.paused
     if seeding:
         params.flags |= lt.torrent_flags.seed_mode
     return session, session.add_torrent(params)
@@ -141,7 +143,7 @@ def main():
     session, handle = start(torrent, directory, address, False, settings)
     for peer in more:
         ip, port = peer.rsplit(':', 1)
-        handle.connect_peer((ip, int(port)))
+        handle.connect_peer((ip.strip('[]'), int(port)))
     while not report(session, handle, status) or stays:
         time.sleep(0.02)
     session.remove_torrent(handle)

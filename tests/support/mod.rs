@@ -4,8 +4,10 @@
 #![allow(dead_code, reason = "every test program uses its own part of this")]
 
 pub(crate) mod announcing;
+pub(crate) mod capture;
 pub(crate) mod dataset;
 pub(crate) mod delay;
+pub(crate) mod dns;
 pub(crate) mod faulty;
 pub(crate) mod foreign;
 pub(crate) mod gets;
@@ -18,6 +20,7 @@ pub(crate) mod process;
 pub(crate) mod reading;
 pub(crate) mod sink;
 pub(crate) mod smooth;
+pub(crate) mod socks;
 pub(crate) mod torrent;
 pub(crate) mod tracker;
 pub(crate) mod udp_tracker;

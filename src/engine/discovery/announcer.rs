@@ -62,9 +62,13 @@ pub fn spawn(
     for (tier, urls) in spec.tiers.iter().enumerate() {
         let mut usable = Vec::new();
         for url in urls.iter().filter(|url| seen.insert(url.as_str())) {
-            let error = ask::unusable(url);
+            let mut error = ask::unusable(url);
             if let Some(why) = error {
                 tracing::warn!(tracker = origin(url), "this tracker is not used: {why}");
+            } else if let Some(why) = ask::unreachable(url, &spec.network) {
+                // The user knows it of all of them.
+                tracing::debug!(tracker = origin(url), "this tracker is not used: {why}");
+                error = Some(why);
             }
             usable.push(error.is_none());
             status.push(TrackerStatus {

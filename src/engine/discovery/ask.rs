@@ -60,6 +60,20 @@ pub(super) fn unusable(tracker: &str) -> Option<&'static str> {
     target(tracker).err()
 }
 
+/// Why a tracker cannot be asked over this network, if so.
+pub(super) fn unreachable(tracker: &str, network: &Network) -> Option<&'static str> {
+    let datagrams = matches!(target(tracker), Ok(Target::Udp(_)));
+    (datagrams && !network.is_direct()).then_some("UDP trackers are not asked through a proxy")
+}
+
+/// How a tracker is asked over this network.
+fn reachable(tracker: &str, network: &Network) -> Result<Target, FetchError> {
+    match unreachable(tracker, network) {
+        Some(why) => Err(FetchError::Refused(why)),
+        None => target(tracker).map_err(FetchError::Refused),
+    }
+}
+
 /// Announces to one tracker.
 pub(super) async fn announce(
     tracker: &str,
@@ -67,7 +81,7 @@ pub(super) async fn announce(
     network: &Network,
     deadlines: Deadlines,
 ) -> Result<Answer, AskError> {
-    match target(tracker).map_err(FetchError::Refused)? {
+    match reachable(tracker, network)? {
         Target::Http => http::announce(tracker, query, network, deadlines).await,
         Target::Udp(endpoint) => udp::announce(endpoint, query, network, deadlines).await,
     }
@@ -84,7 +98,7 @@ pub async fn scrape(
     network: &Network,
     deadlines: Deadlines,
 ) -> Result<Vec<ScrapeEntry>, AskError> {
-    let target = target(tracker).map_err(FetchError::Refused)?;
+    let target = reachable(tracker, network)?;
     let mut entries = Vec::with_capacity(info_hashes.len());
     for some in info_hashes.chunks(MAX_SCRAPE) {
         entries.extend(match &target {
