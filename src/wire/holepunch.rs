@@ -8,6 +8,9 @@ use super::DecodeError;
 /// The id by which peers send us ut_holepunch.
 pub const OUR_HOLEPUNCH_ID: u8 = 4;
 
+/// ut_holepunch's name in `m` (BEP 10).
+pub const HOLEPUNCH: &str = "ut_holepunch";
+
 const RENDEZVOUS: u8 = 0;
 const CONNECT: u8 = 1;
 const ERROR: u8 = 2;

@@ -26,7 +26,7 @@ pub use extension::{
 };
 pub use fast::allowed_fast_set;
 pub use handshake::Handshake;
-pub use holepunch::{Holepunch, HolepunchError, OUR_HOLEPUNCH_ID};
+pub use holepunch::{HOLEPUNCH, Holepunch, HolepunchError, OUR_HOLEPUNCH_ID};
 pub use lsd::{LSD_V4, LSD_V6, LsdAnnounce, MAX_LSD, MAX_LSD_TORRENTS};
 pub use message::{MAX_MESSAGE, Message, PIECE_HEADER, PeerId, decode, decode_unjudged, piece_header};
 pub use metadata::{METADATA_PIECE, MetadataMessage};
