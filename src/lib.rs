@@ -7,14 +7,14 @@
 //! | room | half | what it is |
 //! |---|---|---|
 //! | [`config`], [`error`] | | every knob once; one error variant per cause |
-//! | [`metainfo`] | pure | .torrent files, [`metainfo::Geometry`] (file, torrent, piece, block), [`metainfo::TorrentId`] |
-//! | [`wire`] | pure | peer messages, handshakes, extensions, tracker replies |
-//! | [`swarm`] | pure | what one torrent decides: demand, picker, peers, integrity |
+//! | [`metainfo`] | pure | .torrent files, magnet links, [`metainfo::Geometry`] (file, torrent, piece, block), [`metainfo::TorrentId`] |
+//! | [`wire`] | pure | peer messages, handshakes, encryption, extensions, what trackers and web servers reply |
+//! | [`swarm`] | pure | what one torrent decides: demand, picker, peers, integrity, and how it gets its metadata |
 //! | [`node`] | pure | what the process decides over all torrents: upload slots, connections, dials, rates, memory |
 //! | [`sim`] | pure | a deterministic swarm on a virtual clock that runs the real Node and Swarm |
 //! | [`cache`] | shell | verified pieces: assembly, memory LRU, a user's own copy |
 //! | [`create`] | shell | torrents made from files |
-//! | [`engine`] | shell | tasks and sockets: session, torrent, peers, announces |
+//! | [`engine`] | shell | tasks and sockets: session, torrent, peers, web seeds, what finds peers |
 //! | [`fs`] | shell | the tree of inodes, FUSE, the mount and its end |
 //! | [`proxy`] | | the SOCKS5 proxy that the user names |
 //! | [`tracker`] | shell | the tracker: HTTP and UDP around a registry that is pure |

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use tracing::{debug, info, warn};
 
-use super::links::{End, Link, Links};
+use super::links::{About, End, Link, Links};
 use super::peer::{Peer, hello};
 use super::session::Shared;
 use super::stream::Stream;
@@ -19,12 +19,16 @@ use super::torrent::Torrent;
 use crate::metainfo::TorrentId;
 use crate::node::Exchanged;
 use crate::swarm::{Connected, MetadataEffect, MetadataFetch, PeerKey, TorrentKey};
-use crate::wire::{self, ExtendedHandshake, Message, MetadataMessage, OUR_METADATA_ID, OUR_PEX_ID, PEX, PexMessage};
+use crate::wire::{
+    self, ExtendedHandshake, HOLEPUNCH, Holepunch, Message, MetadataMessage, OUR_HOLEPUNCH_ID, OUR_METADATA_ID,
+    OUR_PEX_ID, PEX, PexMessage,
+};
 
-/// What is kept of what a peer says before it can be judged, bytes: the largest bitfield, and haves for hours.
-const KEPT: usize = 1 << 20;
+/// What is kept of what a peer says before it can be judged, bytes: metadata of 16 MiB cannot have pieces for a larger
+/// bitfield, and the rest is room for two thousand haves. It is twice what a peer may cost, but only for now.
+const KEPT: usize = 128 * 1024;
 /// Bytes of one read.
-const READ: usize = 64 * 1024;
+const READ: usize = 16 * 1024;
 /// Something is said at least this often, and a peer that says nothing for twice as long is closed (BEP 3).
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 /// A torrent that has more than this at once does not tell it piece by piece: its peers connect anew.
@@ -157,7 +161,9 @@ impl Awaited {
         let (key, addr) = (connected.peer, connected.addr);
         debug!(torrent = %self.name, %addr, client = %connected.id, "connected, for the metadata");
         let mut seat = Seat { awaited: &self, key, good: true, left: false };
-        let mut talk = Talk { awaited: &self, key, addr, kept: Vec::new(), rest: Vec::new(), pex: 0 };
+        let utp = stream.is_utp();
+        let mut talk =
+            Talk { awaited: &self, key, addr, utp, kept: Vec::new(), rest: Vec::new(), pex: 0, holepunch: 0 };
         let torrent = match talk.run(&mut stream, &connected, extended, &link).await {
             Ok(torrent) => torrent,
             Err(error) => {
@@ -217,12 +223,15 @@ struct Talk<'a> {
     awaited: &'a Arc<Awaited>,
     key: PeerKey,
     addr: SocketAddr,
+    utp: bool,
     /// Whole messages that only the torrent can judge.
     kept: Vec<u8>,
     /// The beginning of a message whose end has not come.
     rest: Vec<u8>,
     /// Its id for peer exchange (BEP 11); 0 is none.
     pex: u8,
+    /// Its id for holepunching (BEP 55); 0 is none.
+    holepunch: u8,
 }
 
 impl Talk<'_> {
@@ -258,8 +267,14 @@ impl Talk<'_> {
                         return Err(io::Error::other(*why));
                     }
                     let mut out = self.awaited.to_send.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
-                    for body in link.take_pex() {
-                        Message::Extended { id: self.pex, payload: body.into() }.encode(out.get_or_insert_default());
+                    for (about, body) in link.take_told() {
+                        let id = match about {
+                            About::Pex => self.pex,
+                            About::Holepunch => self.holepunch,
+                        };
+                        if id != 0 {
+                            Message::Extended { id, payload: body.into() }.encode(out.get_or_insert_default());
+                        }
                     }
                     if let Some(out) = out {
                         // A few requests: a peer that does not take them is of no use.
@@ -309,6 +324,12 @@ impl Talk<'_> {
                     self.others(&PexMessage::decode(&payload).map_err(invalid)?)?;
                     false
                 }
+                Message::Extended { id: OUR_HOLEPUNCH_ID, payload } => {
+                    if let Ok(message) = Holepunch::decode(&payload) {
+                        self.awaited.shared.holepunch(self.awaited.key, self.key, message);
+                    }
+                    false
+                }
                 _ => true,
             };
             if keep {
@@ -319,6 +340,9 @@ impl Talk<'_> {
             }
         }
         self.rest.extend_from_slice(&bytes[used..]);
+        if self.rest.len() > KEPT {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a message that is longer than metadata allows"));
+        }
         Ok(())
     }
 
@@ -330,6 +354,9 @@ impl Talk<'_> {
         if let Some(&id) = hello.messages.get(PEX).filter(|_| shared.exchanges(self.awaited.key)) {
             self.pex = id;
             shared.node().wants_pex(Instant::now(), self.key, id != 0);
+        }
+        if let Some(&id) = hello.messages.get(HOLEPUNCH) {
+            self.holepunch = shared.learn_holepunch(self.awaited.key, self.key, id, self.utp);
         }
         self.awaited.enter(|search, now| search.extended(now, self.key, hello));
     }

@@ -11,7 +11,7 @@ use tokio::time::{sleep, sleep_until, timeout};
 use tracing::{debug, warn};
 
 use super::awaited::Awaited;
-use super::dial::reach;
+use super::dial::{Unreached, reach};
 use super::handshake;
 use super::links::{End, Links};
 use super::peer::Peer;
@@ -136,16 +136,19 @@ async fn greet(shared: Arc<Shared>, mut stream: Stream, addr: SocketAddr) {
 async fn dial(shared: Arc<Shared>, target: Target, addr: SocketAddr) {
     match reach(&shared, &target, addr).await {
         Ok((stream, theirs)) => connect(&shared, target, stream, addr, &theirs, true).await,
-        Err(e) => {
-            debug!(torrent = %target.name(), %addr, "cannot connect: {e}");
+        Err(Unreached { cause, answered }) => {
+            debug!(torrent = %target.name(), %addr, "cannot connect: {cause}");
             shared.node().dial_failed(Instant::now(), target.key(), addr);
+            if !answered {
+                shared.ask_introduction(target.key(), addr);
+            }
             shared.node_wake.notify_one();
         }
     }
 }
 
 /// A connection with both handshakes done: admitted by the node, it runs until it ends.
-async fn connect(
+pub(super) async fn connect(
     shared: &Arc<Shared>,
     target: Target,
     stream: Stream,
@@ -217,10 +220,12 @@ pub(super) async fn decide(shared: Arc<Shared>) {
 impl Shared {
     /// Ends a connection of a torrent, whether its metadata has just come or not.
     fn end(&self, key: TorrentKey, peer: PeerKey, why: End) {
+        self.targets(key).for_each(|target| target.links().end(peer, why));
+    }
+
+    /// Where a connection of a torrent may be: some stay for a moment where they were when its metadata comes.
+    pub(super) fn targets(&self, key: TorrentKey) -> impl Iterator<Item = Target> {
         let awaited = self.awaited.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-        let awaited = awaited.map(Target::Awaited);
-        for target in self.torrent(key).map(Target::Torrent).into_iter().chain(awaited) {
-            target.links().end(peer, why);
-        }
+        self.torrent(key).map(Target::Torrent).into_iter().chain(awaited.map(Target::Awaited))
     }
 }

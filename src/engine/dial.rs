@@ -23,18 +23,52 @@ const AFTER_REFUSAL: Duration = Duration::from_secs(1);
 /// As for TCP: a dial that takes longer is of no use to a reader.
 const UTP_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Why an address gave no connection.
+pub(super) struct Unreached {
+    pub(super) cause: io::Error,
+    /// Something is there.
+    pub(super) answered: bool,
+}
+
 /// Dials one address as it was reached before or, if nobody knows, as its network suggests. A peer that closes without
 /// having understood is dialled once more at once in each other way: with encryption if that was without, and the other
 /// way round, then over uTP if that was TCP (libtorrent accepts and closes where TCP is switched off).
-pub(super) async fn reach(shared: &Shared, target: &Target, addr: SocketAddr) -> io::Result<(Stream, Handshake)> {
-    let encryption = shared.config.encryption;
+pub(super) async fn reach(
+    shared: &Shared,
+    target: &Target,
+    addr: SocketAddr,
+) -> Result<(Stream, Handshake), Unreached> {
     let known = shared.node().way(target.key(), addr);
+    let opened = open(shared, addr, known.utp).await;
+    let stream = opened.map_err(|cause| Unreached { cause, answered: false })?;
+    let shaken = shake(shared, target, addr, stream, known.encrypted, false).await;
+    shaken.map_err(|cause| Unreached { cause, answered: true })
+}
+
+/// Dials over uTP alone an address that dials us at the same time (BEP 55).
+pub(super) async fn punch(shared: &Shared, target: &Target, addr: SocketAddr) -> io::Result<(Stream, Handshake)> {
+    let Some(utp) = &shared.utp else { return Err(io::ErrorKind::Unsupported.into()) };
+    let known = shared.node().way(target.key(), addr);
+    let stream = timeout(UTP_TIMEOUT, utp.connect(addr)).await??.into();
+    shake(shared, target, addr, stream, known.encrypted, true).await
+}
+
+/// The handshakes over what is open, and over the other ways if it is not understood; over uTP alone if nothing else gets
+/// through.
+async fn shake(
+    shared: &Shared,
+    target: &Target,
+    addr: SocketAddr,
+    mut stream: Stream,
+    encrypted_before: bool,
+    utp_alone: bool,
+) -> io::Result<(Stream, Handshake)> {
+    let encryption = shared.config.encryption;
     let mut encrypted = match encryption {
         Encryption::Off => false,
-        Encryption::Prefer => known.encrypted,
+        Encryption::Prefer => encrypted_before,
         Encryption::Require => true,
     };
-    let mut stream = open(shared, addr, known.utp).await?;
     let deadline = Instant::now() + handshake::DEADLINE;
     let mut tried = Vec::new();
     loop {
@@ -53,7 +87,8 @@ pub(super) async fn reach(shared: &Shared, target: &Target, addr: SocketAddr) ->
         let flipped = encrypted != (encryption == Encryption::Prefer);
         let others = [(flipped, way.utp), (encrypted, !way.utp), (flipped, !way.utp)];
         let others = others.map(|(encrypted, utp)| Way { encrypted, utp });
-        let next = others.into_iter().find(|way| !tried.contains(way)).filter(|_| failure.not_understood);
+        let next = others.into_iter().find(|way| !tried.contains(way) && (way.utp || !utp_alone));
+        let next = next.filter(|_| failure.not_understood);
         let Some(next) = next else { return Err(failure.cause) };
         if Instant::now() >= deadline {
             shared.node().reached(target.key(), addr, next);

@@ -7,6 +7,15 @@ use tokio::sync::Notify;
 
 use crate::swarm::{CloseReason, PeerKey};
 
+/// An extension whose messages are about other peers; each peer has an id of its own for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum About {
+    /// Peer exchange (BEP 11).
+    Pex,
+    /// Holepunching (BEP 55).
+    Holepunch,
+}
+
 /// What others may tell a connection's task.
 #[derive(Default)]
 pub(super) struct Link {
@@ -14,8 +23,8 @@ pub(super) struct Link {
     pub(super) wake: Notify,
     /// Why the connection is to end.
     pub(super) closed: OnceLock<End>,
-    /// Bodies of peer exchange messages (BEP 11) to send.
-    pex: Mutex<Vec<Vec<u8>>>,
+    /// Extended messages to send, about other peers.
+    told: Mutex<Vec<(About, Vec<u8>)>>,
 }
 
 impl Link {
@@ -25,8 +34,8 @@ impl Link {
     }
 
     /// What is to be told of other peers, once.
-    pub(super) fn take_pex(&self) -> Vec<Vec<u8>> {
-        std::mem::take(&mut *self.pex.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(super) fn take_told(&self) -> Vec<(About, Vec<u8>)> {
+        std::mem::take(&mut *self.told.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -83,10 +92,10 @@ impl Links {
         }
     }
 
-    /// A connection's task is to tell its peer of others (BEP 11).
-    pub(super) fn exchange(&self, peer: PeerKey, body: Vec<u8>) {
+    /// A connection's task is to tell its peer of others.
+    pub(super) fn tell(&self, peer: PeerKey, about: About, body: Vec<u8>) {
         if let Some(link) = self.get(peer) {
-            link.pex.lock().unwrap_or_else(PoisonError::into_inner).push(body);
+            link.told.lock().unwrap_or_else(PoisonError::into_inner).push((about, body));
             link.wake.notify_one();
         }
     }

@@ -15,6 +15,7 @@ mod find;
 mod handshake;
 mod hashes;
 mod http;
+mod introduce;
 mod keeper;
 mod links;
 mod listen;

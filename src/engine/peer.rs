@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
-use super::links::{End, Link};
+use super::links::{About, End, Link};
 use super::metadata::MetadataServed;
 use super::outbox::{Outbox, SLICES};
 use super::session::Shared;
@@ -20,8 +20,8 @@ use crate::metainfo::Request;
 use crate::node::{Exchanged, Witness};
 use crate::swarm::{CloseReason, Connected, Input, PeerKey, Receipt, Swarm, TorrentKey};
 use crate::wire::{
-    self, ExtendedHandshake, Message, MetadataMessage, OUR_DONTHAVE_ID, OUR_METADATA_ID, OUR_PEX_ID,
-    OUR_UPLOAD_ONLY_ID, PEX, PexMessage,
+    self, ExtendedHandshake, HOLEPUNCH, Holepunch, Message, MetadataMessage, OUR_DONTHAVE_ID, OUR_HOLEPUNCH_ID,
+    OUR_METADATA_ID, OUR_PEX_ID, OUR_UPLOAD_ONLY_ID, PEX, PexMessage,
 };
 
 /// The worker's read buffer: the largest message, and as much again for the next read.
@@ -70,6 +70,8 @@ pub(super) struct Peer {
     stuck: Option<Instant>,
     /// Its id for peer exchange (BEP 11); 0 is none.
     pex: u8,
+    /// Its id for holepunching (BEP 55); 0 is none.
+    holepunch: u8,
     /// What it is served of the metadata (BEP 9).
     pub(super) metadata: MetadataServed,
 }
@@ -132,6 +134,7 @@ impl Peer {
             owes: 0,
             stuck: None,
             pex: 0,
+            holepunch: 0,
             metadata: MetadataServed::default(),
         };
         peer.pull();
@@ -193,8 +196,14 @@ impl Peer {
                     if self.link.closed.get().is_some() {
                         return Ok(());
                     }
-                    for body in self.link.take_pex() {
-                        self.outbox.push(&Message::Extended { id: self.pex, payload: body.into() });
+                    for (about, body) in self.link.take_told() {
+                        let id = match about {
+                            About::Pex => self.pex,
+                            About::Holepunch => self.holepunch,
+                        };
+                        if id != 0 {
+                            self.outbox.push(&Message::Extended { id, payload: body.into() });
+                        }
                     }
                     self.pull();
                 }
@@ -277,6 +286,7 @@ impl Peer {
                 self.torrent.shared.seen(Witness::Peer(self.addr.ip().to_canonical()), ours);
             }
             self.exchange_peers(&seen)?;
+            self.introduce(&seen);
             self.serve_metadata(&seen);
             Ok(count)
         })
@@ -304,6 +314,15 @@ impl Peer {
         }
         shared.node_wake.notify_one();
         Ok(())
+    }
+
+    /// Whether it has holepunch, and what it said of introductions.
+    fn introduce(&mut self, seen: &Seen) {
+        let (shared, key) = (&self.torrent.shared, self.torrent.key);
+        if let Some(id) = seen.holepunch_id {
+            self.holepunch = shared.learn_holepunch(key, self.key, id, self.stream.is_utp());
+        }
+        seen.holepunch.iter().for_each(|&message| shared.holepunch(key, self.key, message));
     }
 
     /// How many bytes the download limit grants a peer that owes us blocks; 0: none before `read_held`. Any other may
@@ -348,9 +367,10 @@ impl Peer {
 
 /// Our extension handshake (BEP 10), as far as it does not depend on what is here. `metadata`: bytes of metadata (BEP 9).
 pub(super) fn hello(shared: &Shared, key: TorrentKey, addr: SocketAddr, metadata: Option<usize>) -> ExtendedHandshake {
-    let messages = shared.exchanges(key).then(|| (PEX.to_owned(), OUR_PEX_ID));
+    let pex = shared.exchanges(key).then(|| (PEX.to_owned(), OUR_PEX_ID));
+    let holepunch = shared.introduces(key).then(|| (HOLEPUNCH.to_owned(), OUR_HOLEPUNCH_ID));
     ExtendedHandshake {
-        messages: messages.into_iter().collect(),
+        messages: pex.into_iter().chain(holepunch).collect(),
         donthave: Some(OUR_DONTHAVE_ID),
         reqq: Some(super::session::REQQ),
         client: Some(concat!("swarmfs ", env!("CARGO_PKG_VERSION")).to_owned()),
@@ -388,6 +408,10 @@ pub(super) struct Seen {
     pex_id: Option<u8>,
     /// Bodies of peer exchange messages: what they say is no business of the swarm's.
     pex: Vec<Vec<u8>>,
+    /// Its id for holepunching.
+    holepunch_id: Option<u8>,
+    /// What it says of introductions.
+    holepunch: Vec<Holepunch>,
     /// Its id for metadata.
     pub(super) metadata_id: Option<u8>,
     /// Pieces of the metadata that it wants.
@@ -426,6 +450,7 @@ fn judge(
                 seen.metadata_id = hello.metadata_id.or(seen.metadata_id);
                 seen.yourip = hello.yourip.or(seen.yourip);
                 seen.pex_id = hello.messages.get(PEX).copied().or(seen.pex_id);
+                seen.holepunch_id = hello.messages.get(HOLEPUNCH).copied().or(seen.holepunch_id);
                 swarm.handle(now, Input::Extended(peer, &hello));
             }
             Message::Extended { id: OUR_DONTHAVE_ID, payload } => {
@@ -435,6 +460,8 @@ fn judge(
                 swarm.handle(now, Input::UploadOnly(peer, wire::decode_upload_only(&payload)));
             }
             Message::Extended { id: OUR_PEX_ID, payload } => seen.pex.push(payload.into_owned()),
+            // It may grow (BEP 55): what we do not know is no error.
+            Message::Extended { id: OUR_HOLEPUNCH_ID, payload } => seen.holepunch.extend(Holepunch::decode(&payload)),
             Message::Extended { id: OUR_METADATA_ID, payload } => {
                 if let MetadataMessage::Request(piece) = MetadataMessage::decode(&payload)? {
                     seen.metadata.push(piece);

@@ -21,6 +21,7 @@ use super::content::Content;
 use super::copy::DiskCopy;
 use super::hashes::Hashes;
 use super::keeper::Keeper;
+use super::links::About;
 use super::listen;
 use super::mounted::SessionContent;
 use super::network::Network;
@@ -246,7 +247,7 @@ impl Shared {
         let seeds = seeds.into_iter().filter(|peer| peer.seed).map(|peer| peer.peer).collect();
         let told = self.node().pex(now, key, &seeds);
         for (peer, message) in told {
-            target.links().exchange(peer, message.encode());
+            target.links().tell(peer, About::Pex, message.encode());
         }
     }
 
@@ -436,6 +437,7 @@ impl Session {
                 if meta.private {
                     shared.now_private(key);
                 }
+                torrent.keep_metadata();
                 awaited.became(&torrent);
             }
             None => shared.seek(Sought { key, info_hash, private: meta.private, trackers: meta.trackers.clone() }),

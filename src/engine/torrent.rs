@@ -309,6 +309,16 @@ impl Torrent {
         }
     }
 
+    /// What had to be asked of peers is kept, whether anything of the torrent is read or not.
+    pub(super) fn keep_metadata(self: &Arc<Self>) {
+        let torrent = Arc::clone(self);
+        self.shared.runtime.spawn_blocking(move || {
+            if let (Some(store), Some(entry)) = (torrent.shared.keeper.store(), &torrent.entry) {
+                store.keep_metadata(entry, &torrent.meta);
+            }
+        });
+    }
+
     /// What trackers are told.
     pub(super) fn progress(&self) -> discovery::Progress {
         let (totals, partial_seed) = self.look(|swarm| (swarm.totals(), swarm.partial_seed()));

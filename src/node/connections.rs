@@ -187,6 +187,12 @@ impl Connections {
         self.open.values().any(|c| c.torrent == torrent && c.listens == Some(addr))
     }
 
+    /// The peer of a torrent that is connected from `addr` or listens there.
+    pub(super) fn at(&self, torrent: TorrentKey, addr: SocketAddr) -> Option<(PeerKey, &Connection)> {
+        let mut of_torrent = self.open.iter().filter(|(_, c)| c.torrent == torrent);
+        of_torrent.find(|(_, c)| c.addr == addr || c.listens == Some(addr)).map(|(&peer, c)| (peer, c))
+    }
+
     /// The peers of a torrent, for each other.
     pub(super) fn listed(&self, torrent: TorrentKey) -> Vec<Listed> {
         let of_torrent = self.open.iter().filter(|(_, c)| c.torrent == torrent);
@@ -195,6 +201,7 @@ impl Connections {
             ip: c.addr.ip(),
             listens: c.listens,
             reachable: c.outgoing,
+            holepunch: false,
         };
         of_torrent.map(listed).collect()
     }

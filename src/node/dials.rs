@@ -16,7 +16,7 @@ use super::{Source, Way};
 use crate::swarm::TorrentKey;
 
 /// Addresses known of one torrent: libtorrent's limit, and 3,000 dials are 100 s at full rate.
-const MAX_KNOWN: usize = 3_000;
+pub(super) const MAX_KNOWN: usize = 3_000;
 /// Attempts that run at once: home routers drop connections past some dozens half-open ones (anacrolix' number).
 const MAX_HALF_OPEN: usize = 25;
 /// Attempts in any second, as libtorrent.

@@ -9,6 +9,7 @@ mod choker;
 mod connections;
 mod dials;
 mod external;
+mod introductions;
 mod memory;
 mod pex;
 mod place;
@@ -32,6 +33,8 @@ use connections::{Connection, Connections};
 use dials::Dials;
 use external::External;
 pub use external::Witness;
+use introductions::Introductions;
+pub use introductions::Rendezvous;
 use memory::Credits;
 use pex::Exchange;
 pub use pex::Exchanged;
@@ -110,6 +113,7 @@ pub struct Node {
     download: Bucket<PeerKey>,
     credits: Credits,
     exchange: Exchange,
+    introductions: Introductions,
     external: External,
     /// The port that others see us at, as far as we know.
     port: u16,
@@ -132,6 +136,7 @@ impl Node {
             download: Bucket::new(limits.download_limit, rates::READS),
             credits: Credits::new(limits.assembly_bytes),
             exchange: Exchange::default(),
+            introductions: Introductions::default(),
             external: External::default(),
             port: 0,
             outranked: Vec::new(),
@@ -191,6 +196,7 @@ impl Node {
     pub fn set_private(&mut self, torrent: TorrentKey) {
         self.dials.set_private(torrent);
         self.exchange.remove_torrent(torrent);
+        self.introductions.remove_torrent(torrent);
     }
 
     /// True after [`Node::set_private`].
@@ -221,7 +227,9 @@ impl Node {
     /// What peers of a torrent are to be told of each other now: at most 50 changes, and each of them once a minute.
     /// `seeds` are the peers of this torrent that want nothing.
     pub fn pex(&mut self, now: Instant, torrent: TorrentKey, seeds: &BTreeSet<PeerKey>) -> Vec<(PeerKey, PexMessage)> {
-        self.exchange.tell(now, torrent, &self.connections.listed(torrent), seeds)
+        let mut listed = self.connections.listed(torrent);
+        listed.iter_mut().for_each(|listed| listed.holepunch = self.introductions.able(listed.peer));
+        self.exchange.tell(now, torrent, &listed, seeds)
     }
 
     /// A peer names others (BEP 11). They become candidates if it may name them and does not do so too often. `complete`:
@@ -235,7 +243,9 @@ impl Node {
         let verdict = self.exchange.heard(now, peer);
         if verdict == Exchanged::Taken {
             let of_use = message.added.iter().filter(|peer| !complete || peer.flags & PexPeer::SEED == 0);
-            self.add(now, torrent, of_use.map(|peer| peer.addr), from);
+            let of_use: Vec<_> = of_use.map(|peer| canonical(peer.addr)).filter(|&addr| from.admits(addr)).collect();
+            of_use.iter().for_each(|&addr| self.introductions.named(torrent, addr, peer));
+            self.add(now, torrent, of_use.into_iter(), from);
         }
         verdict
     }
@@ -378,6 +388,7 @@ impl Node {
                 if let Some(old) = replaced {
                     self.choker.forget(now, old);
                     self.exchange.remove(old);
+                    self.introductions.remove(old);
                 }
                 if outgoing {
                     self.dials.connected(now, torrent, addr);
@@ -408,6 +419,7 @@ impl Node {
         let Some(gone) = self.connections.remove(peer) else { return };
         self.choker.forget(now, peer);
         self.exchange.remove(peer);
+        self.introductions.remove(peer);
         self.exchange.changed(now, gone.torrent);
         if let Some(listens) = gone.listens {
             let lived = now.saturating_duration_since(gone.since);
@@ -425,6 +437,7 @@ impl Node {
     pub fn remove_torrent(&mut self, torrent: TorrentKey) -> Vec<(TorrentKey, u64)> {
         self.dials.remove(torrent);
         self.exchange.remove_torrent(torrent);
+        self.introductions.remove_torrent(torrent);
         self.requests.leave(torrent);
         self.credits.remove(torrent)
     }

@@ -32,6 +32,8 @@ pub(super) struct Listed {
     pub(super) listens: Option<SocketAddr>,
     /// We have dialled it.
     pub(super) reachable: bool,
+    /// It has holepunch (BEP 55).
+    pub(super) holepunch: bool,
 }
 
 /// What one peer that wants to be told was told, and has told.
@@ -184,7 +186,10 @@ impl Exchange {
 
 fn flags(peer: &Listed, seeds: &BTreeSet<PeerKey>) -> u8 {
     let bit = |set: bool, bit: u8| if set { bit } else { 0 };
-    bit(seeds.contains(&peer.peer), PexPeer::SEED) | bit(peer.reachable, PexPeer::REACHABLE)
+    bit(seeds.contains(&peer.peer), PexPeer::SEED)
+        | bit(peer.reachable, PexPeer::REACHABLE)
+        // Who has it has uTP.
+        | bit(peer.holepunch, PexPeer::HOLEPUNCH | PexPeer::UTP)
 }
 
 #[cfg(test)]

@@ -14,7 +14,13 @@ fn secs(n: u64) -> Duration {
 /// The `n`th peer, at an address of its own.
 fn listed(n: u8) -> Listed {
     let addr = SocketAddr::new(Ipv4Addr::new(198, 51, 100, n).into(), 6881);
-    Listed { peer: PeerKey(n.into()), ip: addr.ip(), listens: Some(addr), reachable: n.is_multiple_of(2) }
+    Listed {
+        peer: PeerKey(n.into()),
+        ip: addr.ip(),
+        listens: Some(addr),
+        reachable: n.is_multiple_of(2),
+        holepunch: false,
+    }
 }
 
 fn addr(n: u8) -> SocketAddr {
@@ -65,7 +71,7 @@ fn nobody_is_told_of_himself_or_of_what_lies_further_inwards() {
     let (base, mut exchange) = (Instant::now(), Exchange::default());
     let at = |n: u64, ip: &str| {
         let ip: IpAddr = ip.parse().unwrap();
-        Listed { peer: PeerKey(n), ip, listens: Some(SocketAddr::new(ip, 6881)), reachable: true }
+        Listed { peer: PeerKey(n), ip, listens: Some(SocketAddr::new(ip, 6881)), reachable: true, holepunch: false }
     };
     let twin = Listed { peer: PeerKey(9), ..at(1, "203.0.113.1") };
     let unknown = Listed { listens: None, ..at(8, "203.0.113.8") };

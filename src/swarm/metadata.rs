@@ -210,6 +210,7 @@ impl MetadataFetch {
         let v1 = self.id.v1.is_none_or(|hash| hash == InfoHash::of(&metadata));
         if v1 && self.id.v2.is_none_or(|hash| hash == InfoHashV2::of(&metadata)) {
             self.done = true;
+            self.attempts.clear();
             self.effects.push_back(MetadataEffect::Done(metadata));
             return;
         }

@@ -8,6 +8,7 @@ mod compact;
 mod extension;
 mod fast;
 mod handshake;
+mod holepunch;
 mod lsd;
 mod message;
 mod metadata;
@@ -25,6 +26,7 @@ pub use extension::{
 };
 pub use fast::allowed_fast_set;
 pub use handshake::Handshake;
+pub use holepunch::{HOLEPUNCH, Holepunch, HolepunchError, OUR_HOLEPUNCH_ID};
 pub use lsd::{LSD_V4, LSD_V6, LsdAnnounce, MAX_LSD, MAX_LSD_TORRENTS};
 pub use message::{MAX_MESSAGE, Message, PIECE_HEADER, PeerId, decode, decode_unjudged, piece_header};
 pub use metadata::{METADATA_PIECE, MetadataMessage};
@@ -60,6 +62,9 @@ pub enum DecodeError {
     /// An extension's message that is no bencoded dictionary, or one too deep or too large.
     #[error("an extension message that is not a bencoded dictionary within the limits")]
     Bencode,
+    /// A ut_holepunch message (BEP 55) that is cut short or of an unknown kind.
+    #[error("a ut_holepunch message of {0} bytes that cannot be read")]
+    Holepunch(usize),
     /// An lt_donthave message (BEP 54) of a wrong length.
     #[error("an lt_donthave message of {0} bytes")]
     DontHave(usize),

@@ -127,6 +127,13 @@ fn a_torrent_appears_when_its_metadata_is_there_and_the_next_time_at_once() {
     assert_same_bytes(&dataset, &first.path(&dataset.name));
     assert!(first.log().contains("its metadata is there"), "{}", first.log());
     drop(first);
+    // Metadata is kept though nothing is read.
+    let unread = dir.path().join("unread");
+    let unread = ["--cache-dir", unread.to_str().expect("a plain path")];
+    mount(&[&link(&torrent, &[address])]).args(&unread).start().terminate(Duration::from_secs(5));
+    let again = mount(&[&link(&torrent, &[])]).args(&unread).start();
+    assert!(!again.log().contains("its metadata is awaited"), "{}", again.log());
+    drop(again);
     drop(seed);
     let hash: PathBuf = torrent.hex().into();
     let second = mount(&[&hash]).args(&options).start();

@@ -22,6 +22,7 @@ const LIFE: Duration = Duration::from_secs(900);
 /// A network of the test's own; it ends with the thread and the processes in it.
 pub(crate) struct Lab {
     next: std::cell::Cell<u16>,
+    net: u8,
     v6: bool,
     neighbour: std::cell::OnceCell<Running>,
     world: std::cell::OnceCell<Running>,
@@ -32,16 +33,23 @@ impl Lab {
     /// Moves this thread, and what it starts from now on, into a new network. Needs root.
     #[track_caller]
     pub(crate) fn enter() -> Self {
+        Self::enter_as(77)
+    }
+
+    /// As `enter`, with the addresses 10.`net`.0.0/16.
+    #[track_caller]
+    pub(crate) fn enter_as(net: u8) -> Self {
         // SAFETY: only the network namespace changes, which no memory depends on.
         unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
             .expect("a network namespace of our own: this test needs root");
         ip(&["link", "set", "lo", "up"]);
-        ip(&["address", "add", "10.77.0.1/16", "dev", "lo"]);
+        ip(&["address", "add", &format!("10.{net}.0.1/16"), "dev", "lo"]);
         let dir = tempfile::Builder::new().prefix("swarmfs-lab-").tempdir_in(env!("CARGO_TARGET_TMPDIR"));
         let dir = dir.expect("a directory");
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).expect("its mode");
         Self {
             next: std::cell::Cell::new(2),
+            net,
             v6: false,
             neighbour: std::cell::OnceCell::new(),
             world: std::cell::OnceCell::new(),
@@ -67,7 +75,16 @@ impl Lab {
             return SocketAddr::from((address, 6880 + number));
         }
         let [high, low] = number.to_be_bytes();
-        SocketAddr::from((Ipv4Addr::new(10, 77, high, low), 6881))
+        SocketAddr::from((Ipv4Addr::new(10, self.net, high, low), 6881))
+    }
+
+    /// The IP addresses that `address` gives next.
+    pub(super) fn next_addresses(&self, count: u16) -> impl Iterator<Item = Ipv4Addr> {
+        let (net, next) = (self.net, self.next.get());
+        (next..next + count).map(move |number| {
+            let [high, low] = number.to_be_bytes();
+            Ipv4Addr::new(10, net, high, low)
+        })
     }
 
     /// The IPv4 address at which the program with this address is controlled: not all of them can be over IPv6.
@@ -178,7 +195,7 @@ impl Lab {
 }
 
 #[track_caller]
-fn ip(args: &[&str]) {
+pub(super) fn ip(args: &[&str]) {
     succeed(Command::new("ip").args(args), Duration::from_secs(5));
 }
 
@@ -329,6 +346,11 @@ impl LibTorrent {
         let text = std::fs::read(&self.status).unwrap_or_default();
         let status: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
         status[key].as_f64().unwrap_or(0.0)
+    }
+
+    /// True once it has said how it is.
+    pub(crate) fn runs(&self) -> bool {
+        self.status.exists()
     }
 
     /// Payload bytes that it has sent.

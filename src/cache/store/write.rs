@@ -155,6 +155,17 @@ impl Store {
         Ok(())
     }
 
+    /// Keeps the metadata of a torrent of which nothing else is here yet.
+    pub fn keep_metadata(&self, entry: &Entry, meta: &Metainfo) {
+        let _ledger = self.lock();
+        let kept = || self.make_dir(entry, &meta.info).and_then(|()| self.prepare(entry));
+        if !self.is_off()
+            && let Err(error) = kept()
+        {
+            tracing::warn!("{}: the metadata cannot be kept: {error}", self.path.display());
+        }
+    }
+
     /// True if somebody has taken the directory of a torrent away: it is as if it had never been.
     fn lost_dir(&self, entry: &Entry) -> bool {
         let gone = entry.dir().is_some_and(|dir| rustix::fs::fstat(&*dir).is_ok_and(|stat| stat.st_nlink == 0));
