@@ -1,7 +1,7 @@
 //! The user's choice of network: what an interface, a proxy and a block list are for, as packets show it, IPv6 alone, and
 //! trackers on public addresses that lead inwards. Everything that finds peers is tempted to leave by another way.
 
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -270,6 +270,35 @@ fn an_interface_that_is_down_holds_nothing_up_and_works_when_it_is_up() {
     assert_same_bytes(&street.dataset, &mount.path(&street.dataset.name));
     assert_eq!(capture.end(), []);
     assert!(!mount.log().contains("ERROR"), "{}", mount.log());
+}
+
+/// True if there is an answer to the first datagram of uTP (BEP 29) from here.
+fn speaks_utp(at: SocketAddr) -> bool {
+    let socket = UdpSocket::bind((THERE, 0)).expect("a socket");
+    socket.set_read_timeout(Some(Duration::from_secs(1))).expect("a timeout");
+    let mut syn = [0; 20];
+    // ST_SYN, version 1; connection 7, a window of 64 KiB, sequence number 1.
+    (syn[0], syn[3], syn[13], syn[17]) = (0x41, 7, 1, 1);
+    socket.send_to(&syn, at).is_ok() && socket.recv(&mut [0; 100]).is_ok_and(|length| length >= 20)
+}
+
+#[test]
+#[ignore = "needs root, iproute2 and util-linux"]
+fn an_interface_that_goes_and_comes_again_is_used_again() {
+    let lab = Lab::enter();
+    lab.neighbour();
+    let content = Content::noise("noise.bin", 1 << 20, 64 << 10, 3);
+    let file = content.torrent.write(lab.dir.path(), None);
+    let options = ["--interface", "link0", "--read-timeout", "2s"];
+    let mount =
+        mount_at(&[&file], SocketAddr::from(([0, 0, 0, 0], 6881))).without(&["--no-dht"]).args(&options).start();
+    let ours = SocketAddr::new(HERE, 6881);
+    let reached =
+        || lab.inside(|| TcpStream::connect_timeout(&ours, Duration::from_secs(1)).is_ok() && speaks_utp(ours));
+    assert!(reached());
+    lab.relink();
+    wait_until(LIMIT, "it is reached again", reached);
+    assert_eq!(said(&mount, "the interface is back"), 1, "{}", mount.log());
 }
 
 #[test]
