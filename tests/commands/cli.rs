@@ -10,7 +10,7 @@ use crate::support::peer::Peer;
 use crate::support::process::{output, swarmfs};
 use crate::support::torrent::{Content, Torrent};
 
-const COMMON_OPTIONS: [&str; 19] = [
+const COMMON_OPTIONS: [&str; 22] = [
     "--listen",
     "--peer",
     "--cache-dir",
@@ -27,6 +27,9 @@ const COMMON_OPTIONS: [&str; 19] = [
     "--no-pex",
     "--no-lsd",
     "--no-upload",
+    "--interface",
+    "--proxy",
+    "--block-list",
     "--allow-other",
     "--http",
     " -o",
@@ -268,4 +271,25 @@ fn a_nest_of_lists_is_refused() {
     let inside = format!("d4:infod4:name{}{}ee", "l".repeat(20_000), "e".repeat(20_000));
     std::fs::write(&nest, inside).expect("a file");
     fails_in_a_sentence(swarmfs().arg("info").arg(&nest), "nest.torrent");
+}
+
+#[test]
+fn a_network_that_cannot_be_used_is_refused_and_a_password_not_repeated() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = Content::noise("noise.bin", 1000, 16 << 10, 1).torrent.write(dir.path(), None);
+    let get = |options: &[&str]| {
+        let mut command = swarmfs();
+        command.args(["get", "-o"]).arg(dir.path()).arg(&file).args(["--listen", "127.0.0.1:0"]).args(options);
+        command
+    };
+    for url in ["http://me:secret@127.0.0.1:1080", "socks5h://me:secret@127.0.0.1", "secret"] {
+        let (code, text) = fails(&mut get(&["--proxy", url]));
+        assert!(code == Some(2) && text.contains("--proxy") && !text.contains("secret"), "{text}");
+    }
+    fails_in_a_sentence(&mut get(&["--interface", "none-such0"]), "none-such0: cannot use this network interface");
+    let list = dir.path().join("list");
+    std::fs::write(&list, "this is no list\n").expect("a file");
+    let path = list.to_str().expect("a UTF-8 path").to_owned();
+    fails_in_a_sentence(&mut get(&["--block-list", &path]), &format!("{path}: no line of it is a range of addresses"));
+    fails_in_a_sentence(&mut get(&["--block-list", "/none/such"]), "/none/such: cannot read");
 }
