@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -46,6 +47,8 @@ pub(super) struct Awaited {
     /// Encoded messages that wait for a connection's task.
     to_send: Mutex<BTreeMap<PeerKey, Vec<u8>>>,
     news: Notify,
+    /// Somebody gave wrong metadata: that is said once.
+    lied: AtomicBool,
     /// The raw info dictionary, which has the hash.
     metadata: watch::Sender<Option<Arc<[u8]>>>,
     /// What became of it.
@@ -63,6 +66,7 @@ impl Awaited {
             links: Links::default(),
             to_send: Mutex::default(),
             news: Notify::new(),
+            lied: AtomicBool::new(false),
             metadata: watch::Sender::new(None),
             torrent: watch::Sender::new(None),
         }
@@ -83,10 +87,10 @@ impl Awaited {
 
     /// Where the search stands, for people.
     pub(super) fn status(&self) -> String {
-        let (connected, search) = (self.links.len(), self.lock());
+        let (connected, known) = (self.links.len(), self.shared.node().known_peers(self.key));
+        let search = self.lock();
         match (connected, search.sources(), search.progress()) {
             (0, ..) => {
-                let known = self.shared.node().known_peers(self.key);
                 format!("looking for peers ({known} known, none connected)")
             }
             (_, 0, _) => format!("{connected} peers are connected, none of them has the metadata yet"),
@@ -122,7 +126,11 @@ impl Awaited {
                     self.links.wake(peer);
                 }
                 MetadataEffect::Lied(peer) => {
-                    warn!(torrent = %self.name, "a peer gave metadata that is not this torrent's; another is asked");
+                    if self.lied.swap(true, Ordering::Relaxed) {
+                        debug!(torrent = %self.name, "another peer gave metadata that is not this torrent's");
+                    } else {
+                        warn!(torrent = %self.name, "a peer gave metadata that is not this torrent's: it is banned");
+                    }
                     self.links.end(peer, End::Banned);
                 }
                 MetadataEffect::Done(metadata) => {
@@ -167,6 +175,9 @@ impl Awaited {
         let torrent = match talk.run(&mut stream, &connected, extended, &link).await {
             Ok(torrent) => torrent,
             Err(error) => {
+                if matches!(link.closed.get(), Some(End::Banned)) {
+                    self.shared.node().ban(Instant::now(), self.key, addr);
+                }
                 seat.good =
                     error.kind() != io::ErrorKind::InvalidData && !matches!(link.closed.get(), Some(End::Banned));
                 return debug!(torrent = %self.name, %addr, "disconnected: {error}");
