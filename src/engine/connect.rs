@@ -1,14 +1,16 @@
 //! How connections come to be: accepted or dialled when the node says so, greeted, admitted, and then a peer's task.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use socket2::SockRef;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, sleep_until, timeout};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::awaited::Awaited;
 use super::dial::{Unreached, reach};
@@ -61,12 +63,25 @@ impl Target {
 }
 
 /// Accepts connections until the session ends.
-pub(super) async fn accept(shared: Arc<Shared>, listener: TcpListener) {
+pub(super) async fn accept(shared: Arc<Shared>, mut listener: TcpListener) {
     /// Out of descriptors: an accept that fails at once must not spin.
     const PAUSE: Duration = Duration::from_millis(100);
     let mut failing = false;
+    let network = shared.network.clone();
+    let mut renewed = Box::pin(network.device_after(network.device()));
     loop {
-        let (stream, addr) = match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            device = &mut renewed => {
+                renewed = Box::pin(network.device_after(Some(device)));
+                match listen_again(&shared, listener) {
+                    Ok(again) => listener = again,
+                    Err(e) => return warn!("the interface is back, but nobody can connect to us until the next start: {e}"),
+                }
+                continue;
+            }
+        };
+        let (stream, addr) = match accepted {
             Ok(accepted) => accepted,
             Err(e) => {
                 if !std::mem::replace(&mut failing, true) {
@@ -86,6 +101,25 @@ pub(super) async fn accept(shared: Arc<Shared>, listener: TcpListener) {
             Err(why) => debug!(%addr, "a connection is refused: {why}"),
         }
     }
+}
+
+/// The interface has come back as another one: peers are to reach us by that. Only root may bind a socket again; others
+/// get a new one, for TCP.
+fn listen_again(shared: &Shared, listener: TcpListener) -> io::Result<TcpListener> {
+    let network = &shared.network;
+    let listener = match network.bind_again(SockRef::from(&listener)) {
+        Ok(()) => listener,
+        Err(_) => {
+            let addr = listener.local_addr()?;
+            drop(listener);
+            network.listener(addr)?
+        }
+    };
+    match shared.utp.as_ref().map_or(Ok(()), |utp| utp.bind_again(network)) {
+        Ok(()) => info!("the interface is back"),
+        Err(e) => warn!("the interface is back; there is no uTP until the next start: {e}"),
+    }
+    Ok(listener)
 }
 
 /// Accepts uTP connections until the session ends. Anybody can begin one in anybody's name: only one over which something

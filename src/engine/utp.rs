@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use librqbit_dualstack_sockets::PollSendToVectored;
 use librqbit_utp::{SocketOpts, Transport, UtpSocket, UtpSocketUdp, UtpStream};
+use socket2::SockRef;
 use tokio::io::ReadBuf;
 use tokio::net::UdpSocket;
 use tokio::time::sleep;
@@ -35,6 +36,8 @@ const SILENT: Duration = Duration::from_secs(20);
 /// The uTP side of a session; ends when dropped.
 pub(super) struct Utp {
     socket: Arc<UtpSocket<Datagrams, Environment>>,
+    /// What is below it.
+    datagrams: Arc<UdpSocket>,
     stop: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -59,7 +62,7 @@ impl Utp {
     /// # Errors
     /// The socket's.
     pub(super) fn open(network: &Network, addr: SocketAddr, max_peers: usize) -> io::Result<Self> {
-        let socket = network.datagrams(addr)?;
+        let socket = Arc::new(network.datagrams(addr)?);
         // Beyond the system's limit if we may.
         if rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, KERNEL).is_err() {
             rustix::net::sockopt::set_socket_recv_buffer_size(&socket, KERNEL)?;
@@ -77,9 +80,18 @@ impl Utp {
         };
         let token = options.cancellation_token.clone();
         let stop = Box::new(move || token.cancel());
-        let transport = Datagrams { v6: addr.is_ipv6(), addr, socket };
+        let transport = Datagrams { v6: addr.is_ipv6(), addr, socket: Arc::clone(&socket) };
+        let datagrams = socket;
         let socket = UtpSocket::new_with_opts(transport, Environment::default(), options).map_err(io::Error::other)?;
-        Ok(Self { socket, stop })
+        Ok(Self { socket, datagrams, stop })
+    }
+
+    /// The interface has come back as another one: binds the socket to that.
+    ///
+    /// # Errors
+    /// The system's: only root may.
+    pub(super) fn bind_again(&self, network: &Network) -> io::Result<()> {
+        network.bind_again(SockRef::from(&*self.datagrams))
     }
 
     /// The next connection that somebody opens to us.
@@ -112,7 +124,7 @@ impl Utp {
 
 /// The socket. What goes wrong on it is one datagram's matter, never the end of all connections.
 struct Datagrams {
-    socket: UdpSocket,
+    socket: Arc<UdpSocket>,
     addr: SocketAddr,
     /// It speaks to addresses of IPv4 as `::ffff:a.b.c.d`.
     v6: bool,

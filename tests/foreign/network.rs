@@ -1,7 +1,7 @@
 //! The user's choice of network: what an interface, a proxy and a block list are for, as packets show it, IPv6 alone, and
 //! trackers on public addresses that lead inwards. Everything that finds peers is tempted to leave by another way.
 
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::support::mounts::{Mount, MountCommand, mount_at};
 use crate::support::process::{Running, output, shell, succeed, swarmfs};
 use crate::support::reading::assert_same_bytes;
 use crate::support::socks::{SocksProxy, Wanted};
-use crate::support::torrent::Torrent;
+use crate::support::torrent::{Content, Torrent};
 use crate::support::tracker::{Action, Tracker, answer, ok, reply};
 use crate::support::udp_tracker::{CONNECT, ERROR, ID, Send, UdpTracker};
 use crate::support::wait_until;
@@ -188,6 +188,12 @@ fn with_a_proxy_no_packet_goes_elsewhere() {
     let seed = Wanted::Address("203.0.113.2:6881".parse().expect("an address"));
     assert!(wanted.contains(&seed), "the tracker's peer: {wanted:?}");
     assert_eq!(proxy.turned_away(), 0);
+    let sockets = ["tcp", "tcp6", "udp", "udp6"].map(|kind| format!("/proc/{}/net/{kind}", mount.process.pid()));
+    let own = sockets.map(|path| std::fs::read_to_string(path).expect("the sockets of this network"));
+    // State 0A listens; the only datagrams would be ours.
+    let lines = own.iter().flat_map(|table| table.lines().skip(1));
+    let open: Vec<&str> = lines.filter(|line| matches!(line.split_whitespace().nth(3), Some("0A" | "07"))).collect();
+    assert_eq!(open, [""; 0], "nobody can connect");
     let log = mount.log();
     assert_eq!(
         said(
@@ -266,6 +272,35 @@ fn an_interface_that_is_down_holds_nothing_up_and_works_when_it_is_up() {
     assert!(!mount.log().contains("ERROR"), "{}", mount.log());
 }
 
+/// True if there is an answer to the first datagram of uTP (BEP 29) from here.
+fn speaks_utp(at: SocketAddr) -> bool {
+    let socket = UdpSocket::bind((THERE, 0)).expect("a socket");
+    socket.set_read_timeout(Some(Duration::from_secs(1))).expect("a timeout");
+    let mut syn = [0; 20];
+    // ST_SYN, version 1; connection 7, a window of 64 KiB, sequence number 1.
+    (syn[0], syn[3], syn[13], syn[17]) = (0x41, 7, 1, 1);
+    socket.send_to(&syn, at).is_ok() && socket.recv(&mut [0; 100]).is_ok_and(|length| length >= 20)
+}
+
+#[test]
+#[ignore = "needs root, iproute2 and util-linux"]
+fn an_interface_that_goes_and_comes_again_is_used_again() {
+    let lab = Lab::enter();
+    lab.neighbour();
+    let content = Content::noise("noise.bin", 1 << 20, 64 << 10, 3);
+    let file = content.torrent.write(lab.dir.path(), None);
+    let options = ["--interface", "link0", "--read-timeout", "2s"];
+    let mount =
+        mount_at(&[&file], SocketAddr::from(([0, 0, 0, 0], 6881))).without(&["--no-dht"]).args(&options).start();
+    let ours = SocketAddr::new(HERE, 6881);
+    let reached =
+        || lab.inside(|| TcpStream::connect_timeout(&ours, Duration::from_secs(1)).is_ok() && speaks_utp(ours));
+    assert!(reached());
+    lab.relink();
+    wait_until(LIMIT, "it is reached again", reached);
+    assert_eq!(said(&mount, "the interface is back"), 1, "{}", mount.log());
+}
+
 #[test]
 #[ignore = "needs root, iproute2, util-linux and libtorrent"]
 fn a_block_list_is_stronger_than_who_names_a_peer() {
@@ -311,12 +346,24 @@ fn ipv6_alone_is_enough() {
         let dialled = capture.so_far().iter().any(|packet| packet.to.is_some_and(|to| to.ip().is_ipv4()));
         assert_eq!(dialled, listen.ip().is_unspecified(), "who listens on IPv6 alone dials IPv6 alone");
     }
+    // A proxy and a tracker whose addresses are digits.
+    let [at, exit, tracker] = [lab.address(), lab.address(), lab.address()].map(|address| address.ip());
+    let proxy = SocksProxy::start((at, 1080).into(), exit, None, &[]);
+    let tracker = Tracker::start(tracker, |_, _| Action::Raw(ok(&reply("", &[]))));
+    let tracked = torrent.write(&lab.subdir("tracked"), Some(&tracker.announce()));
+    let url = format!("socks5h://{}", proxy.addr());
+    let mount = mount_at(&[&tracked], "[::]:6881".parse().expect("an address")).peer(seed.address);
+    let mount = mount.args(&["--proxy", &url]).start();
+    assert_same_bytes(&dataset, &mount.path(&dataset.name));
+    tracker.wait_for(1);
+    assert!(proxy.wanted().contains(&Wanted::Address(seed.address)), "{:?}", proxy.wanted());
+    drop(mount);
     // Both directions, on a dual-stack socket: somebody of each family comes to us.
-    let (_ours, _) = {
+    let _ours = {
         let mut command = swarmfs();
         command.args(["seed", "--no-dht", "--no-lsd", "-v", "--listen", "[::]:6990", "--data"]);
         command.arg(&dataset.parent).arg(&file);
-        (Running::spawn("swarmfs seed", command, &lab.log("ours"), LIMIT * 3), ())
+        Running::spawn("swarmfs seed", command, &lab.log("ours"), LIMIT * 3)
     };
     wait_until(LIMIT, "it listens", || TcpStream::connect("[2001:db8:77::2]:6990").is_ok());
     for (from, to) in [("[2001:db8:77::2]:6970", "[2001:db8:77::2]:6990"), ("10.77.0.50:6970", "10.77.0.1:6990")] {
@@ -430,6 +477,46 @@ fn a_public_tracker_leads_to_public_addresses_only() {
         assert!(outcome(moved.announce()).is_ok_and(|peers| peers.len() == 2), "{host}");
     }
     all_empty("the end");
+}
+
+#[test]
+#[ignore = "needs root, FUSE and iproute2"]
+fn a_public_web_seed_leads_to_public_addresses_only() {
+    let lab = Lab::enter();
+    for ip in ["203.0.113.1/24", "203.0.113.2/24"] {
+        succeed(Command::new("ip").args(["address", "add", ip, "dev", "lo"]), LIMIT);
+    }
+    lab.replace("/etc/hosts", "127.0.0.1 loop.test localhost\n");
+    let trap = Trap::at("127.0.0.1");
+    let content = Content::noise("noise.bin", 64 << 10, 64 << 10, 3);
+    let mount = |web_seeds: &[&str]| {
+        let dir = lab.subdir(&format!("{}", web_seeds.iter().map(|url| url.len()).sum::<usize>()));
+        let file = content.torrent.write_with(&dir, None, web_seeds);
+        mount_at(&[&file], lab.address()).args(&["-v", "--read-timeout", "2s"]).start()
+    };
+    let redirect = |to: String| {
+        let public: IpAddr = [203, 0, 113, 1].into();
+        let head = format!("Location: {to}\r\n");
+        Tracker::start(public, move |_, _| Action::Raw(answer("302 Found", &head, b"")))
+    };
+    let seeds =
+        ["127.0.0.1", "loop.test", "[::ffff:127.0.0.1]"].map(|host| redirect(format!("http://{host}:8099/noise.bin")));
+    let urls = seeds.each_ref().map(|seed| seed.url("/noise.bin"));
+    let ours = ["http://127.0.0.1:8099/noise.bin?reboot=1", "http://loop.test:8099/noise.bin?reboot=1"];
+    let urls: Vec<&str> = urls.iter().map(String::as_str).chain(ours).collect();
+    let led = mount(&urls);
+    let failed = std::fs::read(led.path("noise.bin")).expect_err("nobody gives it");
+    assert_eq!(failed.raw_os_error(), Some(libc::EIO));
+    wait_until(LIMIT, "all of them are refused", || said(&led, "refused: it leads to an address of this machine") >= 5);
+    assert!(seeds.iter().all(|seed| !seed.seen().is_empty()), "they were asked");
+    trap.is_empty("a web seed");
+
+    let bytes = content.bytes.clone();
+    let good = Tracker::start([203, 0, 113, 2].into(), move |_, _| Action::Raw(ok(&bytes)));
+    let moved = redirect(good.url("/noise.bin"));
+    let mount = mount(&[&moved.url("/noise.bin")]);
+    assert!(std::fs::read(mount.path("noise.bin")).is_ok_and(|read| read == content.bytes), "{}", mount.log());
+    trap.is_empty("the end");
 }
 
 #[test]

@@ -33,14 +33,15 @@ impl Capture {
     /// Notes what leaves from now on, on every interface but this one. What the kernel says by itself to its neighbours over
     /// IPv6 is left out; whoever answers to that gets packets that are not.
     pub(crate) fn but_on(interface: &str) -> Self {
-        let every = Protocol::from(i32::from((libc::ETH_P_ALL as u16).to_be()));
+        let every = u16::try_from(libc::ETH_P_ALL).expect("a protocol");
+        let every = Protocol::from(i32::from(every.to_be()));
         let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(every)).expect("a tap");
         socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout");
         let names = interfaces();
         let (packets, stop) = (Arc::<Mutex<Vec<Packet>>>::default(), Arc::<AtomicBool>::default());
         let (kept, stopped, but) = (Arc::clone(&packets), Arc::clone(&stop), interface.to_owned());
         let thread = std::thread::spawn(move || {
-            let mut buffer = [std::mem::MaybeUninit::uninit(); 128];
+            let mut buffer = [std::mem::MaybeUninit::new(0); 128];
             // After the word to stop, all that waits is read.
             loop {
                 let Ok((length, from)) = socket.recv_from(&mut buffer) else {
@@ -49,14 +50,18 @@ impl Capture {
                     }
                     continue;
                 };
-                // SAFETY: a packet socket gives addresses of this kind, and so many bytes were written.
-                let (link, bytes) = unsafe {
-                    (*from.as_ptr().cast::<libc::sockaddr_ll>(), buffer[..length.min(128)].assume_init_ref())
-                };
+                // SAFETY: it began as zeros, and a read makes no byte uninitialized.
+                let bytes = buffer.map(|byte| unsafe { byte.assume_init() });
+                // SAFETY: a packet socket gives addresses of this kind.
+                let link = unsafe { *from.as_ptr().cast::<libc::sockaddr_ll>() };
                 let index = u32::try_from(link.sll_ifindex).unwrap_or(0);
                 let name = names.iter().find(|(at, _)| *at == index).map_or("?", |(_, name)| name);
                 if link.sll_pkttype == libc::PACKET_OUTGOING && name != but {
-                    kept.lock().unwrap().extend(packet(name, u16::from_be(link.sll_protocol), bytes));
+                    kept.lock().unwrap().extend(packet(
+                        name,
+                        u16::from_be(link.sll_protocol),
+                        &bytes[..length.min(128)],
+                    ));
                 }
             }
         });

@@ -128,6 +128,20 @@ impl Lab {
         wait_until(Duration::from_secs(5), "it has a network", || {
             std::fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|theirs| theirs != own)
         });
+        Self::link(&holder, here, there, net);
+        holder
+    }
+
+    /// The link to the neighbour goes and comes again, as one of a VPN does.
+    #[track_caller]
+    pub(crate) fn relink(&self) {
+        ip(&["link", "delete", "link0"]);
+        Self::link(self.neighbour.get().expect("a neighbour"), "link0", "link1", "10.78.0");
+    }
+
+    #[track_caller]
+    fn link(holder: &Running, here: &str, there: &str, net: &str) {
+        let pid = holder.pid().to_string();
         ip(&["link", "add", here, "type", "veth", "peer", "name", there, "netns", &pid]);
         let inside = |args: &[&str]| {
             let mut command = Command::new("nsenter");
@@ -140,7 +154,6 @@ impl Lab {
         inside(&["address", "add", &format!("{net}.2/24"), "dev", there]);
         inside(&["-6", "address", "add", "fe80::2/64", "dev", there, "nodad"]);
         inside(&["link", "set", there, "up"]);
-        holder
     }
 
     /// What a thread in the neighbour's network does.

@@ -151,6 +151,7 @@ async fn run(network: Network, port: u16, heard: Heard, mut news: UnboundedRecei
     }
     let cookie = data_encoding::HEXLOWER.encode(&cookie);
     let mut turns = Recurring::new(EVERY, LEAST);
+    let mut device = network.device();
     let (mut in_v4, mut in_v6) = ([0; MAX_LSD], [0; MAX_LSD]);
     loop {
         let next = turns.next().map(tokio::time::Instant::from_std);
@@ -184,6 +185,11 @@ async fn run(network: Network, port: u16, heard: Heard, mut news: UnboundedRecei
         let due = turns.due(Instant::now(), usize::MAX);
         if due.is_empty() {
             continue;
+        }
+        // Sockets stay bound to what an interface was before it went and came again.
+        let now = network.device();
+        if now.is_some() && std::mem::replace(&mut device, now) != now {
+            (v4, v6) = (Group::open(&network, LSD_V4), Group::open(&network, LSD_V6));
         }
         let interfaces = network.interfaces();
         for group in [&mut v4, &mut v6].into_iter().flatten() {

@@ -26,6 +26,8 @@ use socks::Socks;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections that the kernel holds until we accept them.
 const BACKLOG: i32 = 256;
+/// How often it is looked whether the interface is another one. Peers that come from outside can wait for that.
+const LOOK: Duration = Duration::from_secs(5);
 /// Name lookups of the process at one time: each holds a thread for as long as the resolver likes.
 static LOOKUPS: Semaphore = Semaphore::const_new(16);
 
@@ -239,6 +241,31 @@ impl Network {
             Some(name) => socket.bind_device(Some(name.as_bytes())),
             None => Ok(()),
         }
+    }
+
+    /// The kernel's number of the interface; none while it is not there, or if none was chosen. One that goes and comes
+    /// again, as a VPN's does, has another number, and sockets stay bound to the old one.
+    pub(super) fn device(&self) -> Option<u32> {
+        let name = self.0.device.as_ref()?;
+        rustix::net::netdevice::name_to_index(any_socket().ok()?, name).ok()
+    }
+
+    /// Waits until the interface has another number than this; for ever if none was chosen.
+    pub(super) async fn device_after(&self, known: Option<u32>) -> u32 {
+        if self.0.device.is_none() {
+            return std::future::pending().await;
+        }
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if let Some(new) = self.device().filter(|&new| known != Some(new)) {
+                return new;
+            }
+        }
+    }
+
+    /// Binds a socket of this network again to the interface, which has come back as another one. Only root may.
+    pub(super) fn bind_again(&self, socket: SockRef<'_>) -> io::Result<()> {
+        self.bind_to_device(socket)
     }
 
     /// Fails through a proxy.
