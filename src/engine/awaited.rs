@@ -32,6 +32,8 @@ const KEPT: usize = 128 * 1024;
 const READ: usize = 16 * 1024;
 /// Something is said at least this often, and a peer that says nothing for twice as long is closed (BEP 3).
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
+/// While nobody is connected, peers are asked for and dialled again this often.
+const STARVED: Duration = Duration::from_secs(5);
 /// A torrent that has more than this at once does not tell it piece by piece: its peers connect anew.
 const MOST_HAVES: u32 = 16 * 1024;
 
@@ -145,9 +147,16 @@ impl Awaited {
     /// Lets time pass for the search, until the metadata is there.
     pub(super) async fn run_timer(self: Arc<Self>) {
         let mut metadata = self.metadata.subscribe();
+        let mut starved = tokio::time::interval(STARVED);
         loop {
             let due = self.lock().next_timeout(Instant::now());
             tokio::select! {
+                _ = starved.tick() => if self.links.len() == 0 {
+                    // As a read that nobody can answer: addresses that did not answer are dialled again.
+                    self.shared.node().boost(Instant::now(), self.key);
+                    self.shared.node_wake.notify_one();
+                    self.shared.sources.want_peers(self.key);
+                },
                 () = sleep_until(due) => self.enter(MetadataFetch::timeout),
                 () = self.news.notified() => {}
                 there = metadata.wait_for(Option::is_some) => {

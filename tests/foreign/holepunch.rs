@@ -92,7 +92,8 @@ fn somebody(fixture: &Fixture) -> (TcpStream, TcpListener) {
 fn two_behind_nats_are_introduced_by_us() {
     let fixture = fixture();
     // Nobody reads it, so that it has nothing.
-    let between = mount_at(&[&fixture.file], ANYWHERE.parse().expect("an address")).args(&["--no-upload", "-v"]).start();
+    let between =
+        mount_at(&[&fixture.file], ANYWHERE.parse().expect("an address")).args(&["--no-upload", "-v"]).start();
     let seed = fixture.start_seed();
     wait_until(LIMIT, "the seed is there", || between.log().contains("DEBUG connected "));
     // Who has just been told of somebody is told of the next one a minute later: the seed does not dial the reader by
