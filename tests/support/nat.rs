@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::foreign::{Lab, ip};
-use super::process::{Running, shell, succeed};
+use super::process::{Running, succeed};
 use super::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -26,13 +26,11 @@ table ip filter {
 /// One host with its router. Both networks end with it.
 pub(crate) struct Nat {
     host: Running,
-    _router: Running,
+    router: Running,
     /// Where the host listens, in its own network.
     pub(crate) inside: SocketAddr,
     /// How everybody else sees that.
     pub(crate) outside: SocketAddr,
-    /// The lab, as the host reaches it.
-    pub(crate) lab: SocketAddr,
 }
 
 /// A network that is there as long as the process.
@@ -68,23 +66,27 @@ fn run(network: &Running, line: &str) {
 }
 
 impl Nat {
-    /// The `n`th host: its router is 80.1.`n`.2, and the lab is 80.1.`n`.1 on that link.
+    /// Two hosts: their routers are 80.1.0.2 and 80.1.0.3 on a network on which the lab is 80.1.0.1.
     #[track_caller]
-    pub(crate) fn of(lab: &Lab, n: u8) -> Self {
+    pub(crate) fn two(lab: &Lab) -> [Self; 2] {
+        ip(&["link", "add", "public", "type", "bridge"]);
+        ip(&["address", "add", "80.1.0.1/24", "dev", "public"]);
+        ip(&["link", "set", "public", "up"]);
+        [2, 3].map(|n| Self::of(lab, n))
+    }
+
+    fn of(lab: &Lab, n: u8) -> Self {
         let (router, host) = (network(lab, &format!("router{n}")), network(lab, &format!("host{n}")));
         let (public, rules) = (format!("public{n}"), lab.dir.path().join("nat.nft"));
         ip(&["link", "add", &public, "type", "veth", "peer", "name", "wan", "netns", &router.pid().to_string()]);
-        ip(&["address", "add", &format!("80.1.{n}.1/24"), "dev", &public]);
-        ip(&["link", "set", &public, "up"]);
-        shell("echo 1 > /proc/sys/net/ipv4/ip_forward", &[], LIMIT);
+        ip(&["link", "set", &public, "master", "public", "up"]);
         std::fs::write(&rules, RULES).expect("the rules");
         run(
             &router,
             &format!(
                 "ip link add lan type veth peer name eth0 netns {}
-                 ip address add 80.1.{n}.2/24 dev wan; ip link set wan up
+                 ip address add 80.1.0.{n}/24 dev wan; ip link set wan up
                  ip address add 192.168.{n}.1/24 dev lan; ip link set lan up
-                 ip route add default via 80.1.{n}.1
                  nft -f {}
                  echo 1 > /proc/sys/net/ipv4/ip_forward",
                 host.pid(),
@@ -98,9 +100,19 @@ impl Nat {
                  ip route add default via 192.168.{n}.1"
             ),
         );
-        let [inside, outside, lab] =
-            [[192, 168, n, 2], [80, 1, n, 2], [80, 1, n, 1]].map(|ip| SocketAddr::from((ip, 6881)));
-        Self { host, _router: router, inside, outside, lab }
+        let [inside, outside] = [[192, 168, n, 2], [80, 1, 0, n]].map(|ip| SocketAddr::from((ip, 6881)));
+        Self { host, router, inside, outside }
+    }
+
+    /// Nothing goes from the host to this one, until `unwall`.
+    pub(crate) fn wall(&self, from: &Self) {
+        let chain = "add chain ip wall forward { type filter hook forward priority -10; policy accept; }";
+        let rule = format!("add rule ip wall forward ip daddr {} drop", from.outside.ip());
+        run(&self.router, &format!("nft 'add table ip wall; {chain}; {rule}'"));
+    }
+
+    pub(crate) fn unwall(&self) {
+        run(&self.router, "nft delete table ip wall");
     }
 
     /// The command, on the host.
