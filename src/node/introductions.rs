@@ -188,7 +188,6 @@ impl Node {
             || !Source::Pex(Place::of(relay.addr.ip())).admits(addr)
             || self.connections.banned(now, addr)
             || !self.scope.dials(addr)
-            || !self.scope.dials(addr)
             || self.connections.at(torrent, addr).is_some()
             || self.connections.left() == 0
             || ours == Some(addr)
