@@ -73,7 +73,7 @@ pub struct Config {
     /// Complete torrents show each peer one piece at a time, as if they had no others (BEP 16). Default false: it spares
     /// the first seed of a torrent some upload, and everybody else waits longer.
     pub super_seed: bool,
-    /// Connected peers tell each other of others (BEP 11). Default true; never for private torrents.
+    /// Connected peers tell each other of others (BEP 11) and, with uTP, introduce them (BEP 55). Default true; never for private torrents.
     pub pex: bool,
     /// Torrents are announced to the local network, and peers heard there are dialled (BEP 14). Default true; never for
     /// private torrents, nor when listening on the loopback.

@@ -68,6 +68,26 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 /// True if everything is there in the end.
 async fn get(arguments: &Arguments, source: Source, network: Network) -> Result<bool> {
     let mut ending = Ending::watch()?;
+    let mut session = None;
+    let outcome = get_over(arguments, source, network, &mut session, &mut ending).await;
+    // However it ended, trackers and the gateway are told.
+    if let Some(session) = session {
+        tokio::select! {
+            () = session.stop() => {}
+            () = ending.signal() => {}
+        }
+    }
+    outcome
+}
+
+/// As [`get`]; leaves its session, if it has begun one.
+async fn get_over(
+    arguments: &Arguments,
+    source: Source,
+    network: Network,
+    session: &mut Option<Session>,
+    ending: &mut Ending,
+) -> Result<bool> {
     let config = Config {
         fill: Fill::All,
         data: Some(arguments.dir.clone()),
@@ -77,18 +97,15 @@ async fn get(arguments: &Arguments, source: Source, network: Network) -> Result<
     let (meta, found) = match source {
         Source::Torrent(meta) => (Arc::new(*meta), None),
         Source::Magnet(magnet) => {
-            let session = Session::start_over(network.clone(), config.clone())?;
+            let session = session.insert(Session::start_over(network.clone(), config.clone())?);
             let finding = session.find(magnet)?;
-            match awaiting::on_the_terminal(&finding, &mut ending).await? {
-                Some(meta) => (meta, Some((session, finding.magnet().clone()))),
-                None => {
-                    session.stop().await;
-                    return Ok(false);
-                }
+            match awaiting::on_the_terminal(&finding, ending).await? {
+                Some(meta) => (meta, Some(finding.magnet().clone())),
+                None => return Ok(false),
             }
         }
     };
-    let link = found.as_ref().map(|(_, magnet)| magnet);
+    let link = found.as_ref();
     let selection = match link {
         Some(magnet) if arguments.select.is_empty() => Selection::of_indices(&meta, magnet.select.as_deref()),
         _ => Selection::new(&meta, &arguments.select)?,
@@ -118,35 +135,32 @@ async fn get(arguments: &Arguments, source: Source, network: Network) -> Result<
             return Ok(true);
         }
     }
-    let session = match found {
-        Some((session, _)) => session,
+    let begun = match session.take() {
+        Some(session) => session,
         None => Session::start_over(network, config)?,
     };
+    let session = &*session.insert(begun);
     let copy = Some(LocalCopy { data, have: report.have, unchecked: false });
     let torrent = session.add(Arc::clone(&meta), AddOptions { copy, wanted: selection.bytes(&meta), peers })?;
     let mut lifetime = Lifetime::open(&meta.id);
     let mut outcome = Ok(true);
     if left > 0 {
-        say(&format!("fetching {what}, {} of it to come, to {dir} ({})", human(left), reached(&session)));
-        outcome = fetch(&session, torrent, &meta.name, left, &mut ending).await;
+        say(&format!("fetching {what}, {} of it to come, to {dir} ({})", human(left), reached(session)));
+        outcome = fetch(session, torrent, &meta.name, left, ending).await;
         if matches!(outcome, Ok(false)) {
             let missing = session.snapshot(torrent).map_or(0, |snapshot| snapshot.wanted_left);
             say(&format!("{} of {name} are still missing; the same command goes on from here", human(missing)));
         }
     }
     if matches!(outcome, Ok(true)) && arguments.rules.any() {
-        say(&format!("seeding {name} ({}); Ctrl-C ends it", reached(&session)));
+        say(&format!("seeding {name} ({}); Ctrl-C ends it", reached(session)));
         let bar = progress::seeding_bar(&meta.name);
-        arguments.rules.seed(&session, torrent, size, &bar, &mut lifetime, &mut ending).await;
+        arguments.rules.seed(session, torrent, size, &bar, &mut lifetime, ending).await;
         bar.finish_and_clear();
         let given = lifetime.uploaded(&session.totals(torrent).unwrap_or_default());
         say(&format!("{} of {name} were given to others", human(given)));
     }
     lifetime.save(&session.totals(torrent).unwrap_or_default());
-    tokio::select! {
-        () = session.stop() => {}
-        () = ending.signal() => {}
-    }
     Ok(outcome?)
 }
 

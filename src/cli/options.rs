@@ -79,7 +79,7 @@ pub(crate) struct Network {
     /// A node that the DHT is entered by, in place of the default ones; again and again
     #[arg(long, value_name = "HOST:PORT", value_parser = values::host_and_port)]
     dht_bootstrap: Vec<String>,
-    /// Do not exchange addresses of other peers with connected ones
+    /// Do not exchange addresses of other peers with connected ones, nor introduce them to each other
     #[arg(long)]
     no_pex: bool,
     /// Do not look for peers on the local network, and do not be found there

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,8 @@ const KEPT: usize = 128 * 1024;
 const READ: usize = 16 * 1024;
 /// Something is said at least this often, and a peer that says nothing for twice as long is closed (BEP 3).
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
+/// While nobody is connected, peers are asked for and dialled again this often.
+const STARVED: Duration = Duration::from_secs(5);
 /// A torrent that has more than this at once does not tell it piece by piece: its peers connect anew.
 const MOST_HAVES: u32 = 16 * 1024;
 
@@ -46,6 +49,8 @@ pub(super) struct Awaited {
     /// Encoded messages that wait for a connection's task.
     to_send: Mutex<BTreeMap<PeerKey, Vec<u8>>>,
     news: Notify,
+    /// Somebody gave wrong metadata: that is said once.
+    lied: AtomicBool,
     /// The raw info dictionary, which has the hash.
     metadata: watch::Sender<Option<Arc<[u8]>>>,
     /// What became of it.
@@ -63,6 +68,7 @@ impl Awaited {
             links: Links::default(),
             to_send: Mutex::default(),
             news: Notify::new(),
+            lied: AtomicBool::new(false),
             metadata: watch::Sender::new(None),
             torrent: watch::Sender::new(None),
         }
@@ -83,10 +89,10 @@ impl Awaited {
 
     /// Where the search stands, for people.
     pub(super) fn status(&self) -> String {
-        let (connected, search) = (self.links.len(), self.lock());
+        let (connected, known) = (self.links.len(), self.shared.node().known_peers(self.key));
+        let search = self.lock();
         match (connected, search.sources(), search.progress()) {
             (0, ..) => {
-                let known = self.shared.node().known_peers(self.key);
                 format!("looking for peers ({known} known, none connected)")
             }
             (_, 0, _) => format!("{connected} peers are connected, none of them has the metadata yet"),
@@ -122,7 +128,11 @@ impl Awaited {
                     self.links.wake(peer);
                 }
                 MetadataEffect::Lied(peer) => {
-                    warn!(torrent = %self.name, "a peer gave metadata that is not this torrent's; another is asked");
+                    if self.lied.swap(true, Ordering::Relaxed) {
+                        debug!(torrent = %self.name, "another peer gave metadata that is not this torrent's");
+                    } else {
+                        warn!(torrent = %self.name, "a peer gave metadata that is not this torrent's: it is banned");
+                    }
                     self.links.end(peer, End::Banned);
                 }
                 MetadataEffect::Done(metadata) => {
@@ -137,9 +147,16 @@ impl Awaited {
     /// Lets time pass for the search, until the metadata is there.
     pub(super) async fn run_timer(self: Arc<Self>) {
         let mut metadata = self.metadata.subscribe();
+        let mut starved = tokio::time::interval(STARVED);
         loop {
             let due = self.lock().next_timeout(Instant::now());
             tokio::select! {
+                _ = starved.tick() => if self.links.len() == 0 {
+                    // As a read that nobody can answer: addresses that did not answer are dialled again.
+                    self.shared.node().boost(Instant::now(), self.key);
+                    self.shared.node_wake.notify_one();
+                    self.shared.sources.want_peers(self.key);
+                },
                 () = sleep_until(due) => self.enter(MetadataFetch::timeout),
                 () = self.news.notified() => {}
                 there = metadata.wait_for(Option::is_some) => {
@@ -167,6 +184,9 @@ impl Awaited {
         let torrent = match talk.run(&mut stream, &connected, extended, &link).await {
             Ok(torrent) => torrent,
             Err(error) => {
+                if matches!(link.closed.get(), Some(End::Banned)) {
+                    self.shared.node().ban(Instant::now(), self.key, addr);
+                }
                 seat.good =
                     error.kind() != io::ErrorKind::InvalidData && !matches!(link.closed.get(), Some(End::Banned));
                 return debug!(torrent = %self.name, %addr, "disconnected: {error}");

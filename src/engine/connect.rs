@@ -254,12 +254,14 @@ pub(super) async fn decide(shared: Arc<Shared>) {
 impl Shared {
     /// Ends a connection of a torrent, whether its metadata has just come or not.
     fn end(&self, key: TorrentKey, peer: PeerKey, why: End) {
+        // In the order in which a connection goes over: it is found in one of them.
         self.targets(key).for_each(|target| target.links().end(peer, why));
     }
 
     /// Where a connection of a torrent may be: some stay for a moment where they were when its metadata comes.
     pub(super) fn targets(&self, key: TorrentKey) -> impl Iterator<Item = Target> {
         let awaited = self.awaited.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-        self.torrent(key).map(Target::Torrent).into_iter().chain(awaited.map(Target::Awaited))
+        let torrent = std::iter::once_with(move || self.torrent(key).map(Target::Torrent)).flatten();
+        awaited.map(Target::Awaited).into_iter().chain(torrent)
     }
 }

@@ -12,7 +12,7 @@ use super::sources::Sought;
 use crate::cache::Store;
 use crate::error::{Error, Result};
 use crate::metainfo::{HostPort, Magnet, Metainfo};
-use crate::node::Source;
+use crate::node::{Place, Source};
 use crate::swarm::TorrentKey;
 
 /// A magnet link whose metadata is looked for.
@@ -123,8 +123,13 @@ impl Shared {
         for HostPort { host, port } in peers.iter().cloned() {
             let shared = Arc::clone(self);
             self.runtime.spawn(async move {
+                // A name is whatever a stranger makes of it.
+                let source = match host.parse::<std::net::IpAddr>() {
+                    Ok(_) => Source::Link,
+                    Err(_) => Source::Tracker(Place::Global),
+                };
                 match shared.network.lookup(&host, port).await {
-                    Ok(addrs) => shared.candidates(key, &addrs, Source::User),
+                    Ok(addrs) => shared.candidates(key, &addrs, source),
                     Err(e) => debug!(host, "a peer of the magnet link is not found: {e}"),
                 }
             });

@@ -25,6 +25,10 @@ impl Peer {
         let info = std::sync::Arc::clone(&self.torrent.meta.info);
         let most = TIMES * info.len().div_ceil(METADATA_PIECE as usize) + TIMES;
         for &piece in &seen.metadata {
+            // Rejects wait, too: who asks and does not read gets no more of them.
+            if self.outbox.ahead() >= 2 * WAITING {
+                return;
+            }
             let start = piece as usize * METADATA_PIECE as usize;
             let data = info.get(start..).map(|rest| rest.get(..METADATA_PIECE as usize).unwrap_or(rest));
             let serves = self.metadata.pieces < most && self.outbox.ahead() < WAITING;

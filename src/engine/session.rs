@@ -556,6 +556,7 @@ impl Session {
             warn!("the disk is slow: what it did not take in time is fetched again");
         }
         self.shared.torrents.write().unwrap_or_else(PoisonError::into_inner).clear();
+        self.shared.awaited.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 

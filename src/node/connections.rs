@@ -151,11 +151,12 @@ impl Connections {
             let listens = self.remove(old).and_then(|old| old.listens);
             new.listens = new.listens.or(listens);
         } else {
-            if self.left() == 0 {
-                return Err(Refusal::Full);
-            }
+            // Before the other: somebody may be sent away so that there is room, and not for one that stays outside.
             if !shared(ip) && self.per_ip.get(&(torrent, ip)).is_some_and(|&n| n >= MAX_PER_IP) {
                 return Err(Refusal::Crowded);
+            }
+            if self.left() == 0 {
+                return Err(Refusal::Full);
             }
         }
         self.by_identity.insert(identity, peer);

@@ -1,9 +1,10 @@
 //! Introductions of peers to each other, in virtual time.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::node::{Exchanged, Limits};
+use crate::node::{Blocks, Exchanged, Limits, Scope};
 use crate::wire::{PeerId, PexMessage, PexPeer};
 
 const A: TorrentKey = TorrentKey(1);
@@ -141,7 +142,17 @@ fn an_introduction_is_followed_if_it_may_be() {
     let relay = comes(&mut node, base, 1, A, "203.0.113.1:6881", Some(true));
     comes(&mut node, base, 2, A, "203.0.113.2:6881", Some(true));
     node.ban(base, A, addr("203.0.113.3:6881"));
-    for never in ["10.0.0.1:1", "127.0.0.1:1", "203.0.113.2:6881", "203.0.113.3:6881", "203.0.113.4:0"] {
+    let (blocks, _) = Blocks::parse(b"203.0.113.5\n");
+    node.set_scope(Scope { blocks: Arc::new(blocks), v6: false, ..Scope::default() });
+    for never in [
+        "10.0.0.1:1",
+        "127.0.0.1:1",
+        "203.0.113.2:6881",
+        "203.0.113.3:6881",
+        "203.0.113.4:0",
+        "203.0.113.5:1",
+        "[2001:db8::1]:1",
+    ] {
         assert!(!node.introduced(base, relay, addr(never)), "{never}");
     }
     let later = base + WINDOW;

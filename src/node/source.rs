@@ -12,6 +12,8 @@ use super::place::Place;
 pub enum Source {
     /// The user named it: dialled first, retried soon and never given up.
     User,
+    /// A magnet link that the user gave names it, in digits.
+    Link,
     /// A tracker named it.
     Tracker(Place),
     /// A peer that connected to us told where it listens.
@@ -34,6 +36,7 @@ impl Source {
         let place = Place::of(addr.ip());
         match self {
             Self::User | Self::Incoming => true,
+            Self::Link => place != Place::LinkLocal,
             // An IPv4 one is where cloud metadata services live.
             Self::Lsd => place != Place::LinkLocal || matches!(addr.ip(), IpAddr::V6(_)),
             Self::Tracker(from) | Self::Pex(from) | Self::Dht(from) => match place {
@@ -48,7 +51,7 @@ impl Source {
     /// True if a private torrent takes addresses from this source (BEP 27).
     pub(super) fn serves_private(self) -> bool {
         match self {
-            Self::User | Self::Tracker(_) | Self::Incoming => true,
+            Self::User | Self::Link | Self::Tracker(_) | Self::Incoming => true,
             Self::Pex(_) | Self::Dht(_) | Self::Lsd => false,
         }
     }

@@ -26,7 +26,7 @@ const REST: std::ops::Range<u64> = 20..70;
 /// What an attempt may take while others wait for its place: this, and
 const PATIENCE: Duration = Duration::from_secs(10);
 /// so much more for each piece.
-const PATIENCE_PER_PIECE: Duration = Duration::from_millis(250);
+const PATIENCE_PER_PIECE: Duration = Duration::from_millis(20);
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,10 +143,13 @@ impl MetadataFetch {
     pub fn message(&mut self, now: Instant, peer: PeerKey, message: &MetadataMessage<'_>) {
         match *message {
             _ if self.done => return,
+            // What nobody asked for changes nothing, and there may be much of it.
+            MetadataMessage::Data { piece, .. } if !self.owes(peer, piece) => return,
             MetadataMessage::Request(piece) => {
                 if let Some(known) = self.peers.get(&peer) {
                     self.effects.push_back(MetadataEffect::Send(peer, known.id, MetadataMessage::Reject(piece)));
                 }
+                return;
             }
             MetadataMessage::Data { piece, total, data } => self.data(now, peer, piece, total, data),
             MetadataMessage::Reject(piece) => {
@@ -158,7 +161,7 @@ impl MetadataFetch {
                     attempt.refused.insert((peer, piece));
                 }
             }
-            MetadataMessage::Unknown => {}
+            MetadataMessage::Unknown => return,
         }
         self.settle(now);
     }
@@ -185,8 +188,11 @@ impl MetadataFetch {
         owed.chain(rests).chain(patience).filter(|&at| at > now && !self.done).min()
     }
 
+    fn owes(&self, peer: PeerKey, piece: u32) -> bool {
+        self.peers.get(&peer).is_some_and(|known| known.asked.contains_key(&piece))
+    }
+
     fn data(&mut self, now: Instant, peer: PeerKey, piece: u32, total: Option<u64>, data: &[u8]) {
-        // What nobody asked for is as good as nothing.
         let Some(known) = self.peers.get_mut(&peer) else { return };
         if known.asked.remove(&piece).is_none() {
             return;

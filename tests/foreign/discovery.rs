@@ -211,9 +211,9 @@ fn a_dht_of_libtorrents_brings_us_together() {
     shell("diff -r \"$1\" \"$2\"", &[&fixture.dataset.root(), &dir.join(&fixture.dataset.name)], LIMIT);
 }
 
-/// What comes to a socket within five seconds.
-fn heard(socket: &UdpSocket) -> Option<SocketAddr> {
-    socket.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+/// What comes to a socket within so many seconds.
+fn heard(socket: &UdpSocket, seconds: u64) -> Option<SocketAddr> {
+    socket.set_read_timeout(Some(Duration::from_secs(seconds))).expect("a timeout");
     socket.recv_from(&mut [0; 2048]).ok().map(|(_, from)| from)
 }
 
@@ -252,7 +252,9 @@ fn a_private_torrent_is_announced_to_nobody() {
         let mount = mount_at(&[&file], SocketAddr::new([0, 0, 0, 0].into(), 6881));
         let _mount = mount.without(&[]).args(&["--dht-bootstrap", &entry]).start();
         for (name, socket) in [("the DHT", &node), ("the group", &group), ("the group of IPv6", &six)] {
-            assert_eq!(heard(socket).is_some(), !private, "{name}, private: {private}");
+            // What is to come may take its time on a machine that is busy.
+            let seconds = if private { 5 } else { 30 };
+            assert_eq!(heard(socket, seconds).is_some(), !private, "{name}, private: {private}");
         }
     }
 }

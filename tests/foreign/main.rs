@@ -8,6 +8,7 @@ mod discovery;
 mod encryption;
 mod get;
 mod harness;
+mod holepunch;
 mod leechers;
 mod magnets;
 mod mixed;

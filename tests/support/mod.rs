@@ -14,6 +14,7 @@ pub(crate) mod gets;
 pub(crate) mod hostile;
 pub(crate) mod link;
 pub(crate) mod mounts;
+pub(crate) mod nat;
 pub(crate) mod nginx;
 pub(crate) mod peer;
 pub(crate) mod process;

@@ -5,6 +5,7 @@
 //! `mainline` decodes what strangers send by recursion: datagrams end at 2,048 bytes, and compiled with optimization, as
 //! Cargo.toml has it for this crate's builds, that depth fits the thread's stack.
 
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
@@ -20,7 +21,7 @@ use rand::rngs::{StdRng, SysRng};
 use rand::seq::SliceRandom;
 use rand::{SeedableRng, TryRng};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio::time::timeout;
 use tracing::{debug, info};
 
@@ -97,6 +98,7 @@ impl Dht {
             spec,
             turns: Recurring::new(EVERY, LEAST),
             searches: JoinSet::new(),
+            running: BTreeMap::new(),
             heard: Vec::new(),
             port: Arc::clone(&port),
             wait: FIRST_WAIT,
@@ -179,6 +181,8 @@ struct Work {
     turns: Recurring,
     /// Each ends with what it looked for, and whether anybody answered.
     searches: JoinSet<([u8; 20], bool)>,
+    /// The last search for each torrent.
+    running: BTreeMap<TorrentKey, AbortHandle>,
     /// Nodes that peers have named, the newest last.
     heard: Vec<SocketAddrV4>,
     port: Arc<AtomicU16>,
@@ -241,7 +245,13 @@ impl Work {
         let now = Instant::now();
         match &told {
             News::Add(info_hash, key) => self.turns.add(now, *info_hash, *key),
-            News::Remove(key) => self.turns.remove(*key),
+            News::Remove(key) => {
+                self.turns.remove(*key);
+                // It may have turned out to be private: nobody is told of it any more.
+                if let Some(search) = self.running.remove(key) {
+                    search.abort();
+                }
+            }
             News::Want(key) => {
                 if let Some(info_hash) = self.turns.info_hash(*key) {
                     self.turns.hurry(now, &info_hash);
@@ -339,10 +349,11 @@ impl Work {
                 let (dht, place, found) = (node.dht.clone(), node.place, Arc::clone(&self.spec.found));
                 let node = Node { dht, place, since: node.since };
                 let port = self.spec.port;
-                self.searches.spawn(async move {
+                let search = self.searches.spawn(async move {
                     let done = timeout(SEARCH, search(&node, info_hash, key, port, &*found)).await;
                     (info_hash, done.unwrap_or(false))
                 });
+                self.running.insert(key, search);
             }
             let busy = self.searches.len() >= SEARCHES;
             let next = self.turns.next().filter(|_| !busy).into_iter().chain([care]).min();

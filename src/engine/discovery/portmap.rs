@@ -137,7 +137,7 @@ async fn run(network: Network, port: NonZeroU16, external: External, mut stopped
 /// Who has mapped the port.
 enum Mapped {
     Nat(Vec<PortMapping>),
-    Igd { gateway: Box<Gateway<Tokio>>, local: SocketAddr, lifetime: u32 },
+    Igd { gateway: Box<Gateway<Tokio>>, local: SocketAddr, lifetime: u32, added: Vec<PortMappingProtocol> },
 }
 
 /// Maps the port by whatever the gateway understands.
@@ -190,7 +190,7 @@ async fn map_by_igd(gateway: Ipv4Addr, local: SocketAddr) -> Result<Mapped, Unma
     if found.addr.ip() != IpAddr::V4(gateway) {
         return Err(Unmapped::NotTheGateway(found.addr.ip()));
     }
-    let mut mapped = Mapped::Igd { gateway: Box::new(found), local, lifetime: seconds(LIFETIME) };
+    let mut mapped = Mapped::Igd { gateway: Box::new(found), local, lifetime: seconds(LIFETIME), added: Vec::new() };
     match mapped.renew().await {
         Ok(()) => Ok(mapped),
         Err(why) => {
@@ -222,7 +222,7 @@ impl Mapped {
                     }
                 }
             }
-            Self::Igd { gateway, local, lifetime } => {
+            Self::Igd { gateway, local, lifetime, added } => {
                 for protocol in PROTOCOLS.map(igd_protocol) {
                     let add = |lifetime| gateway.add_port(protocol, local.port(), *local, lifetime, DESCRIPTION);
                     match add(*lifetime).await {
@@ -231,7 +231,10 @@ impl Mapped {
                             *lifetime = 0;
                             add(0).await.map_err(Unmapped::by)?;
                         }
-                        added => added.map_err(Unmapped::by)?,
+                        answer => answer.map_err(Unmapped::by)?,
+                    }
+                    if !added.contains(&protocol) {
+                        added.push(protocol);
                     }
                 }
             }
@@ -276,8 +279,9 @@ impl Mapped {
                     }
                 }
             }
-            Self::Igd { gateway, local, .. } => {
-                for protocol in PROTOCOLS.map(igd_protocol) {
+            Self::Igd { gateway, local, added, .. } => {
+                // Only those: another host of the network may have the other one.
+                for protocol in added {
                     if let Err(e) = gateway.remove_port(protocol, local.port()).await {
                         debug!("a port mapping is not taken back: {e}");
                     }

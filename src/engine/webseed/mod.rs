@@ -269,7 +269,8 @@ impl WebSeed {
             0 | 1 => FIRST_REST,
             n => (REST * (1 << (n - 2).min(4))).min(LONGEST_REST),
         };
-        let wait = wait.unwrap_or(usual).max(FIRST_REST);
+        // What it asks for is heeded, but not less than its failures ask for.
+        let wait = wait.map_or(usual, |asked| asked.max(usual));
         let (torrent, seed) = (&self.source.torrent.meta.name, self.source.name());
         if wait >= WORTH_TELLING && !std::mem::replace(&mut self.told, true) {
             warn!(%torrent, "the web seed {seed} rests for {wait:?}: {why}");
