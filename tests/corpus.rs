@@ -296,8 +296,7 @@ fn generated_torrents_get_their_verdicts() {
     assert!(refused(&directory.path().join("missing.torrent")).contains("cannot open"));
     assert!(refused(directory.path()).contains("not built yet"));
     assert!(refused(Path::new("/dev/zero")).contains("64 MiB"));
-    let magnet = format!("magnet:?xt=urn:btih:{}", "a".repeat(40));
-    assert!(refused(Path::new(&magnet)).contains("not built yet"));
+    assert!(refused(Path::new("magnet:?xt=urn:btih:aaaa")).contains("40 hexadecimal digits"));
 
     // What could drive a terminal reaches it as an escape.
     let hostile = write("hostile.torrent", &small("7:comment7:\x1b[2J\n\x07a", "4:name4:\x1b[1m"));

@@ -169,6 +169,9 @@ async fn send(
     if literal.is_some_and(|ip| !reach.admits(ip)) {
         return Err(FetchError::Refused(LOCAL_TARGET));
     }
+    if !network.is_direct() && url.domain().is_some_and(|name| !reach.admits_name(name)) {
+        return Err(FetchError::Refused(LOCAL_TARGET));
+    }
     if literal.is_some_and(|ip| network.blocks(ip)) {
         return Err(FetchError::Refused(BLOCKED_TARGET));
     }

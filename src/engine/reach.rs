@@ -111,6 +111,22 @@ pub(super) fn international(name: &str) -> Option<&'static str> {
     foreign.then_some("international host names are refused")
 }
 
+impl Reach {
+    /// True if a request may go to a host of this name, as far as the name tells: a proxy resolves it, in a network of its
+    /// own, and nobody here sees to which address.
+    pub(super) fn admits_name(self, name: &str) -> bool {
+        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        let below = |top: &str| name.strip_suffix(top).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+        if below("localhost") {
+            self.loopback
+        } else if !name.contains('.') || ["local", "internal", "lan", "home.arpa"].into_iter().any(below) {
+            self.private
+        } else {
+            true
+        }
+    }
+}
+
 /// Scheme, host and port of a URL: what may be logged of it.
 pub(super) fn origin(url: &str) -> String {
     Url::parse(url).map_or_else(
@@ -205,5 +221,18 @@ mod tests {
         assert!(!admits(Place::Global, "/announce", "127.0.0.1") && !admits(Place::Global, "/announce", "10.0.0.1"));
         assert!(!admits(Place::Private, "/announce", "127.0.0.1") && admits(Place::Private, "/x", "10.0.0.1"));
         assert!(admits(Place::Loopback, "/announce", "127.0.0.1") && !admits(Place::Loopback, "/x", "127.0.0.1"));
+    }
+
+    #[test]
+    fn names_that_lead_inwards_are_seen_where_nobody_resolves_them() {
+        let outwards = Reach { private: false, loopback: false, link_local: false };
+        for inward in ["localhost", "LOCALHOST.", "a.localhost", "router", "nas.local", "x.internal", "a.home.arpa"] {
+            assert!(!outwards.admits_name(inward), "{inward}");
+        }
+        for outward in ["tracker.example", "localhost.example", "local.example.", "notlocal.org"] {
+            assert!(outwards.admits_name(outward), "{outward}");
+        }
+        let near = Reach { private: true, ..outwards };
+        assert!(near.admits_name("router") && !near.admits_name("localhost"));
     }
 }
