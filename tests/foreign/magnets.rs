@@ -1,5 +1,6 @@
 //! Metadata from and for other people's programs (BEP 9), and magnet links whose peers only the DHT names.
 
+use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use crate::support::foreign::{Lab, LibTorrent, swarmfs_seed};
 use crate::support::mounts::mount_at;
 use crate::support::reading::assert_same_bytes;
 use crate::support::torrent::Torrent;
+use crate::support::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -19,6 +21,7 @@ fn a_mount_gets_its_metadata_from_libtorrent() {
     let torrent = Torrent::of(&dataset, 16 << 10);
     let file = torrent.write(lab.dir.path(), None);
     let seed = LibTorrent::seed(&lab, &file, dataset.root().parent().expect("its parent"), 0);
+    wait_until(LIMIT, "it listens", || TcpStream::connect(seed.address).is_ok());
     let link = format!("magnet:?xt=urn:btih:{}&x.pe={}", torrent.hex(), seed.address);
     let mount = mount_at(&[Path::new(&link)], lab.address()).start();
     assert_same_bytes(&dataset, &mount.path(&dataset.name));
@@ -31,7 +34,8 @@ fn libtorrent_gets_its_metadata_from_a_seed() {
     let dataset = Dataset::small();
     let torrent = Torrent::of(&dataset, 16 << 10);
     let file = torrent.write(lab.dir.path(), None);
-    let (_seed, address) = swarmfs_seed(&lab, &file, dataset.root().parent().expect("its parent"));
+    let (seed, address) = swarmfs_seed(&lab, &file, dataset.root().parent().expect("its parent"));
+    wait_until(LIMIT, "it seeds", || seed.log().contains("seeding"));
     let link = format!("magnet:?xt=urn:btih:{}&x.pe={address}", torrent.hex());
     let into = lab.subdir("copy");
     let mut leech = LibTorrent::leech(&lab, Path::new(&link), &into);
