@@ -4,6 +4,8 @@ use std::fmt;
 
 use url::{Host, Url};
 
+use crate::metainfo::percent;
+
 /// The longest user name and password that SOCKS5 has room for, bytes (RFC 1929).
 const MAX_CREDENTIAL: usize = 255;
 
@@ -77,14 +79,7 @@ impl Proxy {
 
 /// With an escape for whatever is no letter or digit.
 fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(3 * text.len());
-    for byte in text.bytes() {
-        match char::from(byte) {
-            plain if plain.is_ascii_alphanumeric() => escaped.push(plain),
-            _ => escaped.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    escaped
+    percent::encode(text.as_bytes(), |byte| byte.is_ascii_alphanumeric())
 }
 
 /// Without escapes, if that is text.

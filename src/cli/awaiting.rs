@@ -48,7 +48,7 @@ pub(crate) async fn in_the_log(finding: &Finding) -> Result<Arc<Metainfo>, Error
 /// As [`Finding::metadata`].
 pub(crate) async fn on_the_terminal(finding: &Finding, ending: &mut Ending) -> Result<Option<Arc<Metainfo>>, Error> {
     let name = escaped(&finding.magnet().label());
-    let bar = progress::waiting_bar(&name);
+    let bar = progress::message_bar(&name);
     let metadata = in_the_log(finding);
     tokio::pin!(metadata);
     let found = loop {

@@ -154,7 +154,7 @@ async fn get_over(
     }
     if matches!(outcome, Ok(true)) && arguments.rules.any() {
         say(&format!("seeding {name} ({}); Ctrl-C ends it", reached(session)));
-        let bar = progress::seeding_bar(&meta.name);
+        let bar = progress::message_bar(&meta.name);
         arguments.rules.seed(session, torrent, size, &bar, &mut lifetime, ending).await;
         bar.finish_and_clear();
         let given = lifetime.uploaded(&session.totals(torrent).unwrap_or_default());

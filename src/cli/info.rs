@@ -51,7 +51,7 @@ fn print_text(meta: &Metainfo, out: &mut impl Write) -> io::Result<()> {
     let mut line = |key: &str, value: String| writeln!(out, "{key:<13} {value}");
     line("name", escaped(&meta.name))?;
     line("info-hash", meta.id.to_string())?;
-    if let Some(v2) = hash_v2(meta) {
+    if let Some(v2) = hash_v2(&meta.id) {
         line("info-hash v2", v2)?;
     }
     let total = meta.geometry.total();
@@ -105,8 +105,8 @@ fn magnet_text(magnet: &Magnet, out: &mut impl Write) -> io::Result<()> {
     let mut line = |key: &str, value: &str| writeln!(out, "{key:<13} {}", escaped(value));
     line("name", magnet.name.as_deref().unwrap_or("(not in the link)"))?;
     line("info-hash", &magnet.id.to_string())?;
-    if let Some(v2) = magnet.id.v1.and(magnet.id.v2) {
-        line("info-hash v2", &TorrentId { v1: None, v2: Some(v2) }.to_string())?;
+    if let Some(v2) = hash_v2(&magnet.id) {
+        line("info-hash v2", &v2)?;
     }
     line("metadata", AWAITED)?;
     for (tier, url) in (1..).zip(magnet.trackers.iter().flatten()) {
@@ -124,12 +124,11 @@ fn magnet_text(magnet: &Magnet, out: &mut impl Write) -> io::Result<()> {
 
 fn magnet_json(magnet: &Magnet, out: &mut impl Write) -> io::Result<()> {
     let list = |hosts: &[crate::metainfo::HostPort]| hosts.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let v2 = magnet.id.v1.and(magnet.id.v2).map(|v2| TorrentId { v1: None, v2: Some(v2) }.to_string());
     let select = magnet.select.as_ref().map(|ranges| ranges.iter().map(|r| [r.start, r.end - 1]).collect::<Vec<_>>());
     let json = serde_json::json!({
         "name": magnet.name,
         "info_hash": magnet.id.to_string(),
-        "info_hash_v2": v2,
+        "info_hash_v2": hash_v2(&magnet.id),
         "metadata": AWAITED,
         "trackers": magnet.trackers,
         "web_seeds": magnet.web_seeds,
@@ -185,7 +184,7 @@ fn print_json(meta: &Metainfo, scraped: Option<&[Scraped]>, out: &mut impl Write
     let info = Info {
         name: &meta.name,
         info_hash: meta.id.to_string(),
-        info_hash_v2: hash_v2(meta),
+        info_hash_v2: hash_v2(&meta.id),
         size: meta.geometry.total(),
         piece_length: meta.geometry.nominal_piece_length(),
         pieces: meta.geometry.pieces(),
@@ -205,8 +204,8 @@ fn print_json(meta: &Metainfo, scraped: Option<&[Scraped]>, out: &mut impl Write
 }
 
 /// The v2 info-hash of a hybrid, in hexadecimal digits.
-fn hash_v2(meta: &Metainfo) -> Option<String> {
-    meta.id.v2.map(|v2| v2.0.iter().map(|byte| format!("{byte:02x}")).collect())
+fn hash_v2(id: &TorrentId) -> Option<String> {
+    id.v2.map(|v2| v2.0.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// A text from outside as a terminal may have it: what could move the cursor, colour, or turn the direction of what

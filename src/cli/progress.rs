@@ -27,13 +27,9 @@ pub(crate) fn transfer_bar(name: &str, total: u64) -> ProgressBar {
     bar(total, "{prefix:20!} {wide_bar} {percent:>3} % {msg}").with_prefix(printable(name))
 }
 
-/// A line on stderr for what is given to a swarm: the name, and [`ratio_line`] as its message.
-pub(crate) fn seeding_bar(name: &str) -> ProgressBar {
-    bar(0, "{prefix:20!} {msg}").with_prefix(printable(name))
-}
-
-/// A line that says what is waited for.
-pub(crate) fn waiting_bar(name: &str) -> ProgressBar {
+/// A line on stderr that is all message, behind the name: [`ratio_line`] for what is given to a swarm, or what is waited
+/// for.
+pub(crate) fn message_bar(name: &str) -> ProgressBar {
     bar(0, "{prefix:20!} {msg}").with_prefix(printable(name))
 }
 

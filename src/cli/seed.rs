@@ -78,7 +78,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             warn!("{}: {why}", path.display());
         }
         say(&format!("seeding {name} ({good} of {pieces} pieces) {}; Ctrl-C ends it", reached(&session)));
-        let bar = progress::seeding_bar(&meta.name);
+        let bar = progress::message_bar(&meta.name);
         let mut lifetime = Lifetime::open(&meta.id);
         let enough = arguments.rules.seed(&session, torrent, report.good, &bar, &mut lifetime, &mut ending).await;
         bar.finish_and_clear();

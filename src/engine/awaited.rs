@@ -2,7 +2,6 @@
 //! asked for the metadata. What they say meanwhile of their pieces cannot be judged yet; it is kept, and read again once
 //! the torrent is there, to which the connections then go over.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +17,6 @@ use super::session::Shared;
 use super::stream::Stream;
 use super::torrent::Torrent;
 use crate::metainfo::TorrentId;
-use crate::node::Exchanged;
 use crate::swarm::{Connected, MetadataEffect, MetadataFetch, PeerKey, TorrentKey};
 use crate::wire::{
     self, ExtendedHandshake, HOLEPUNCH, Holepunch, Message, MetadataMessage, OUR_HOLEPUNCH_ID, OUR_METADATA_ID,
@@ -46,8 +44,6 @@ pub(super) struct Awaited {
     shared: Arc<Shared>,
     search: Mutex<MetadataFetch>,
     pub(super) links: Links,
-    /// Encoded messages that wait for a connection's task.
-    to_send: Mutex<BTreeMap<PeerKey, Vec<u8>>>,
     news: Notify,
     /// Somebody gave wrong metadata: that is said once.
     lied: AtomicBool,
@@ -66,7 +62,6 @@ impl Awaited {
             shared,
             search: Mutex::new(MetadataFetch::new(id, seed)),
             links: Links::default(),
-            to_send: Mutex::default(),
             news: Notify::new(),
             lied: AtomicBool::new(false),
             metadata: watch::Sender::new(None),
@@ -121,11 +116,7 @@ impl Awaited {
         for effect in effects {
             match effect {
                 MetadataEffect::Send(peer, id, message) => {
-                    let mut to_send = self.to_send.lock().unwrap_or_else(PoisonError::into_inner);
-                    let out = to_send.entry(peer).or_default();
-                    Message::Extended { id, payload: message.encode().into() }.encode(out);
-                    drop(to_send);
-                    self.links.wake(peer);
+                    self.links.tell(peer, About::Metadata(id), message.encode());
                 }
                 MetadataEffect::Lied(peer) => {
                     if self.lied.swap(true, Ordering::Relaxed) {
@@ -184,11 +175,11 @@ impl Awaited {
         let torrent = match talk.run(&mut stream, &connected, extended, &link).await {
             Ok(torrent) => torrent,
             Err(error) => {
-                if matches!(link.closed.get(), Some(End::Banned)) {
+                let banned = matches!(link.closed.get(), Some(End::Banned));
+                if banned {
                     self.shared.node().ban(Instant::now(), self.key, addr);
                 }
-                seat.good =
-                    error.kind() != io::ErrorKind::InvalidData && !matches!(link.closed.get(), Some(End::Banned));
+                seat.good = !banned && error.kind() != io::ErrorKind::InvalidData;
                 return debug!(torrent = %self.name, %addr, "disconnected: {error}");
             }
         };
@@ -228,7 +219,6 @@ struct Seat<'a> {
 impl Drop for Seat<'_> {
     fn drop(&mut self) {
         self.awaited.links.detach(self.key);
-        self.awaited.to_send.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
         self.awaited.enter(|search, now| search.disconnected(now, self.key));
         if !self.left {
             let shared = &self.awaited.shared;
@@ -286,17 +276,18 @@ impl Talk<'_> {
                     if let Some(why) = link.closed.get() {
                         return Err(io::Error::other(*why));
                     }
-                    let mut out = self.awaited.to_send.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+                    let mut out = Vec::new();
                     for (about, body) in link.take_told() {
                         let id = match about {
+                            About::Metadata(id) => id,
                             About::Pex => self.pex,
                             About::Holepunch => self.holepunch,
                         };
                         if id != 0 {
-                            Message::Extended { id, payload: body.into() }.encode(out.get_or_insert_default());
+                            Message::Extended { id, payload: body.into() }.encode(&mut out);
                         }
                     }
-                    if let Some(out) = out {
+                    if !out.is_empty() {
                         // A few requests: a peer that does not take them is of no use.
                         tokio::time::timeout(KEEP_ALIVE, stream.write_all(&out)).await??;
                         said = Instant::now();
@@ -384,10 +375,8 @@ impl Talk<'_> {
     /// What it says of other peers.
     fn others(&self, message: &PexMessage) -> io::Result<()> {
         let shared = &self.awaited.shared;
-        if shared.exchanges(self.awaited.key)
-            && shared.node().pex_heard(Instant::now(), self.key, message, false) == Exchanged::Flood
-        {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "it names other peers too often"));
+        if shared.exchanges(self.awaited.key) {
+            shared.hear_of_others(self.key, message, false)?;
         }
         shared.node_wake.notify_one();
         Ok(())

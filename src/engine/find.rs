@@ -11,7 +11,7 @@ use super::session::{Session, Shared};
 use super::sources::Sought;
 use crate::cache::Store;
 use crate::error::{Error, Result};
-use crate::metainfo::{HostPort, Magnet, Metainfo};
+use crate::metainfo::{HostPort, Magnet, Metainfo, as_directory};
 use crate::node::{Place, Source};
 use crate::swarm::TorrentKey;
 
@@ -81,9 +81,9 @@ impl Finding {
 
 /// Metadata with what the link says besides.
 fn with_link(meta: Metainfo, magnet: &Magnet) -> Metainfo {
-    let several = !meta.single_file;
-    let slashed = |url: &String| if several && !url.ends_with('/') { format!("{url}/") } else { url.clone() };
-    Metainfo { trackers: magnet.trackers.clone(), web_seeds: magnet.web_seeds.iter().map(slashed).collect(), ..meta }
+    let urls = magnet.web_seeds.iter().cloned();
+    let web_seeds = if meta.single_file { urls.collect() } else { urls.map(as_directory).collect() };
+    Metainfo { trackers: magnet.trackers.clone(), web_seeds, ..meta }
 }
 
 impl Session {

@@ -7,9 +7,11 @@ use tokio::sync::Notify;
 
 use crate::swarm::{CloseReason, PeerKey};
 
-/// An extension whose messages are about other peers; each peer has an id of its own for it.
+/// An extension whose messages others have sent; each peer has an id of its own for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum About {
+    /// Metadata (BEP 9), under this id.
+    Metadata(u8),
     /// Peer exchange (BEP 11).
     Pex,
     /// Holepunching (BEP 55).
@@ -23,7 +25,7 @@ pub(super) struct Link {
     pub(super) wake: Notify,
     /// Why the connection is to end.
     pub(super) closed: OnceLock<End>,
-    /// Extended messages to send, about other peers.
+    /// Extended messages to send.
     told: Mutex<Vec<(About, Vec<u8>)>>,
 }
 
@@ -33,7 +35,7 @@ impl Link {
         self.wake.notify_one();
     }
 
-    /// What is to be told of other peers, once.
+    /// What is to be told, once.
     pub(super) fn take_told(&self) -> Vec<(About, Vec<u8>)> {
         std::mem::take(&mut *self.told.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -92,7 +94,7 @@ impl Links {
         }
     }
 
-    /// A connection's task is to tell its peer of others.
+    /// A connection's task is to tell its peer this.
     pub(super) fn tell(&self, peer: PeerKey, about: About, body: Vec<u8>) {
         if let Some(link) = self.get(peer) {
             link.told.lock().unwrap_or_else(PoisonError::into_inner).push((about, body));

@@ -21,7 +21,8 @@ impl Peer {
     /// Answers what it asked for.
     pub(super) fn serve_metadata(&mut self, seen: &Seen) {
         self.metadata.id = seen.metadata_id.or(self.metadata.id);
-        let Some(id) = self.metadata.id else { return };
+        // After every read of a socket: mostly nothing was asked.
+        let Some(id) = self.metadata.id.filter(|_| !seen.metadata.is_empty()) else { return };
         let info = std::sync::Arc::clone(&self.torrent.meta.info);
         let most = TIMES * info.len().div_ceil(METADATA_PIECE as usize) + TIMES;
         for &piece in &seen.metadata {

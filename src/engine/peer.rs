@@ -17,7 +17,7 @@ use super::session::Shared;
 use super::stream::Stream;
 use super::torrent::Torrent;
 use crate::metainfo::Request;
-use crate::node::{Exchanged, Witness};
+use crate::node::Witness;
 use crate::swarm::{CloseReason, Connected, Input, PeerKey, Receipt, Swarm, TorrentKey};
 use crate::wire::{
     self, ExtendedHandshake, HOLEPUNCH, Holepunch, Message, MetadataMessage, OUR_DONTHAVE_ID, OUR_HOLEPUNCH_ID,
@@ -198,6 +198,7 @@ impl Peer {
                     }
                     for (about, body) in self.link.take_told() {
                         let id = match about {
+                            About::Metadata(id) => id,
                             About::Pex => self.pex,
                             About::Holepunch => self.holepunch,
                         };
@@ -297,20 +298,18 @@ impl Peer {
         if seen.pex_id.is_none() && seen.pex.is_empty() {
             return Ok(());
         }
-        let (now, shared) = (Instant::now(), &self.torrent.shared);
+        let shared = &self.torrent.shared;
         if !shared.exchanges(self.torrent.key) {
             return Ok(());
         }
         if let Some(id) = seen.pex_id {
             self.pex = id;
-            shared.node().wants_pex(now, self.key, id != 0);
+            shared.node().wants_pex(Instant::now(), self.key, id != 0);
         }
         let complete = self.torrent.look(Swarm::seeding);
         for body in &seen.pex {
             let message = PexMessage::decode(body).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
-            if shared.node().pex_heard(now, self.key, &message, complete) == Exchanged::Flood {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "it names other peers too often"));
-            }
+            shared.hear_of_others(self.key, &message, complete)?;
         }
         shared.node_wake.notify_one();
         Ok(())

@@ -33,10 +33,10 @@ use crate::cache::{Cache, DataDir, Place, Pool, Store};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::metainfo::{HostPort, Metainfo, TorrentId, is_media};
-use crate::node::{Limits, Node, Source, Witness};
+use crate::node::{Exchanged, Limits, Node, Source, Witness};
 use crate::status::Snapshot;
 use crate::swarm::{Cell, Input, Order, PeerKey, Setup, Swarm, TorrentKey, Totals};
-use crate::wire::PeerId;
+use crate::wire::{PeerId, PexMessage};
 
 /// Requests that we hold for one peer, and tell it so (BEP 10). Measured with Transmission as the leecher: told 500, it
 /// got 7.4 MB/s from us; told 2,000, 33 MB/s, as from libtorrent. A request is 12 bytes here.
@@ -254,6 +254,19 @@ impl Shared {
     /// True if the torrent's peers are told of each other, and may tell us.
     pub(super) fn exchanges(&self, key: TorrentKey) -> bool {
         self.config.pex && !self.node().is_private(key)
+    }
+
+    /// A peer names others (BEP 11).
+    ///
+    /// # Errors
+    /// It does so too often: close it.
+    pub(super) fn hear_of_others(&self, peer: PeerKey, message: &PexMessage, complete: bool) -> std::io::Result<()> {
+        match self.node().pex_heard(Instant::now(), peer, message, complete) {
+            Exchanged::Flood => {
+                Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "it names other peers too often"))
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn id(&self) -> u64 {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::bencode::Node;
+use super::percent;
 
 /// The most trackers, and the most web seeds, that are kept: real torrents have a few dozen.
 const MAX_ADDRESSES: usize = 1_000;
@@ -39,9 +40,14 @@ pub(super) fn web_seeds(list: Option<Node<'_>>, directory: bool) -> Vec<String> 
     let Some(list) = list else { return Vec::new() };
     let urls = list.items().into_iter().flatten().chain(list.bytes().map(|_| list));
     urls.filter_map(|node| address(node.bytes()?, &["http", "https"]))
-        .map(|url| if directory && !url.ends_with('/') { url + "/" } else { url })
+        .map(|url| if directory { as_directory(url) } else { url })
         .filter(|url| insert(&mut seen, url))
         .collect()
+}
+
+/// A web seed's address as that of a directory: it ends in a slash.
+pub(crate) fn as_directory(url: String) -> String {
+    if url.ends_with('/') { url } else { url + "/" }
 }
 
 /// True if the address is new and there is room for it.
@@ -59,14 +65,7 @@ pub(super) fn address(raw: &[u8], schemes: &[&str]) -> Option<String> {
     if !known || host.is_empty() || raw.len() > MAX_LENGTH {
         return None;
     }
-    let mut url = String::with_capacity(raw.len());
-    for &byte in raw {
-        match byte {
-            b'!'..=b'~' => url.push(char::from(byte)),
-            _ => url.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    Some(url)
+    Some(percent::encode(raw, |byte| byte.is_ascii_graphic()))
 }
 
 #[cfg(test)]

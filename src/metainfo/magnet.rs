@@ -10,7 +10,7 @@ use std::ops::Range;
 use data_encoding::{BASE32_NOPAD, HEXLOWER_PERMISSIVE};
 
 use super::addresses::address;
-use super::{InfoHash, InfoHashV2, Metainfo, TorrentId};
+use super::{InfoHash, InfoHashV2, Metainfo, TorrentId, percent};
 
 /// The longest link that is read, bytes: a thousand trackers.
 const MAX_LENGTH: usize = 64 * 1024;
@@ -206,25 +206,10 @@ impl fmt::Display for Magnet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "magnet:?";
         let mut put = |f: &mut fmt::Formatter<'_>, key: &str, value: &str| {
-            write!(f, "{separator}{key}=")?;
+            let plain = |byte| percent::unreserved(byte) || b":/[],".contains(&byte);
+            write!(f, "{separator}{key}={}", percent::encode(value.as_bytes(), plain))?;
             separator = "&";
-            value.bytes().try_for_each(|byte| match byte {
-                b'a'..=b'z'
-                | b'A'..=b'Z'
-                | b'0'..=b'9'
-                | b'-'
-                | b'_'
-                | b'.'
-                | b'~'
-                | b':'
-                | b'/'
-                | b'['
-                | b']'
-                | b',' => {
-                    write!(f, "{}", char::from(byte))
-                }
-                _ => write!(f, "%{byte:02X}"),
-            })
+            Ok(())
         };
         if let Some(v1) = self.id.v1 {
             put(f, "xt", &format!("urn:btih:{}", HEXLOWER_PERMISSIVE.encode(&v1.0)))?;

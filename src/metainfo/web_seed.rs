@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::bencode::{Limits, Node};
 use super::entry::{Entry, pick};
-use super::{FileKind, Metainfo};
+use super::{FileKind, Metainfo, percent};
 
 /// A part of a run of torrent bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,14 +86,7 @@ impl WebFiles {
 
 /// A path component as a URL has it: all but unreserved characters (RFC 3986) percent-encoded.
 fn encode(raw: &[u8]) -> String {
-    let mut out = String::with_capacity(raw.len());
-    for &byte in raw {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
-            _ => out.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    out
+    percent::encode(raw, percent::unreserved)
 }
 
 /// Components as the path of a URL. What has no meaning in a path is left out, and what would lead out of it is `_`, as in

@@ -4,27 +4,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::node::{Blocks, Exchanged, Limits, Scope};
+use crate::node::tests::{addr, node_of};
+use crate::node::{Blocks, Exchanged, Scope};
 use crate::wire::{PeerId, PexMessage, PexPeer};
 
 const A: TorrentKey = TorrentKey(1);
 const B: TorrentKey = TorrentKey(2);
 
 fn node(base: Instant) -> Node {
-    let limits = Limits {
-        peer_id: PeerId([9; 20]),
-        upload_slots: 4,
-        max_peers: 40,
-        upload_limit: None,
-        download_limit: None,
-        upload: true,
-        assembly_bytes: 1 << 20,
-    };
-    Node::new(limits, 1, base)
-}
-
-fn addr(text: &str) -> SocketAddr {
-    text.parse().unwrap()
+    node_of(40, base)
 }
 
 /// A peer that came from there. `holepunch`: whether it is over uTP, if it has it.

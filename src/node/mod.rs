@@ -532,10 +532,15 @@ mod tests {
     const A: TorrentKey = TorrentKey(1);
 
     fn node(base: Instant) -> Node {
+        node_of(3, base)
+    }
+
+    /// A node that may have so many peers.
+    pub(super) fn node_of(max_peers: usize, base: Instant) -> Node {
         let limits = Limits {
             peer_id: PeerId([9; 20]),
             upload_slots: 4,
-            max_peers: 3,
+            max_peers,
             upload_limit: None,
             download_limit: None,
             upload: true,
@@ -544,7 +549,7 @@ mod tests {
         Node::new(limits, 1, base)
     }
 
-    fn addr(text: &str) -> SocketAddr {
+    pub(super) fn addr(text: &str) -> SocketAddr {
         text.parse().unwrap()
     }
 

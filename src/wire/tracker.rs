@@ -8,6 +8,7 @@ use super::bencode::{self, Dictionary, Value};
 use super::compact::{can_be_dialled, peers as compact_peers};
 use super::extension::ip_of;
 use super::{PeerId, printable};
+use crate::metainfo::percent;
 
 /// The most peers that are taken from one reply: five times what we ask for.
 pub const MAX_PEERS: usize = 1_000;
@@ -144,13 +145,7 @@ pub(super) fn with_query(tracker: &str, more: &str) -> String {
 
 /// Appends the bytes with all but RFC 3986's unreserved characters escaped.
 pub(super) fn percent_encode(bytes: &[u8], out: &mut String) {
-    for &byte in bytes {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            let _ = write!(out, "%{byte:02X}");
-        }
-    }
+    out.push_str(&percent::encode(bytes, percent::unreserved));
 }
 
 /// Reads a tracker's reply. Lenient where it does no harm: bytes after the dictionary and a cut last peer are ignored,
