@@ -16,7 +16,7 @@ use crate::support::foreign::libtorrent;
 use crate::support::mounts::{Mount, detach, mount_by};
 use crate::support::process::{Running, installed};
 use crate::support::usage::{Usage, usage};
-use crate::support::{free_address, holds_within, wait_until};
+use crate::support::{holds_within, wait_until};
 use crate::swarm::Swarm;
 
 /// Longer than any run takes.
@@ -100,7 +100,7 @@ impl Client {
     /// Starts it on the swarm's torrent. `arguments` are for ours.
     #[track_caller]
     pub(crate) fn start(bench: &Bench, who: Who, swarm: &Swarm, arguments: &[&str]) -> Self {
-        let (address, dir) = (free_address(), tempfile::tempdir_in(bench.dir.path()).expect("a directory"));
+        let (address, dir) = (swarm.place(), tempfile::tempdir_in(bench.dir.path()).expect("a directory"));
         let log = dir.path().join("log");
         let data = dir.path().join("data");
         std::fs::create_dir(&data).expect("a directory");
@@ -126,7 +126,7 @@ impl Client {
             Who::Libtorrent => {
                 let mut command = libtorrent();
                 command.arg("leech").arg(&swarm.torrent).arg(&data).arg(address.to_string());
-                command.arg(dir.path().join("status")).arg("max_out_request_queue=2000");
+                command.arg(dir.path().join("status")).arg("max_out_request_queue=2000").args(&swarm.for_libtorrent);
                 command
             }
             Who::Aria2 => {

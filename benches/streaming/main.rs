@@ -16,6 +16,9 @@
 //! disk      a file that is complete in the store, with cold caches, against the file itself and a bare file system
 //! slow-disk as seq from scripted seeds, with the store on a disk of 50 MB/s and without a store
 //! reread    O_DIRECT of what is in memory, against a file system that answers from one static buffer
+//! utp       as seq, 256 MiB over uTP alone, libtorrent's as ours
+//! far       16 MiB from seeds 50 ms away over a link that loses a packet in a hundred: over TCP, then over uTP
+//! webseed   as seq, with nginx as the only source
 //!
 //! The clients of a row take turns and figures are medians over the pairs. Every clock and every CPU second counts from
 //! the start of the client's process, children included. `--user` mounts as the user nobody. `SWARMFS_BENCH_BIN` names a
@@ -35,6 +38,7 @@ mod sequential;
 mod support;
 mod swarm;
 mod table;
+mod transports;
 mod trees;
 mod wire;
 
@@ -46,7 +50,7 @@ struct Row {
     run: fn(&Bench),
 }
 
-const ROWS: [Row; 14] = [
+const ROWS: [Row; 17] = [
     Row { name: "seq", run: sequential::seq },
     Row { name: "seq-ours", run: sequential::seq_ours },
     Row { name: "store", run: sequential::store },
@@ -61,6 +65,9 @@ const ROWS: [Row; 14] = [
     Row { name: "disk", run: disk::disk },
     Row { name: "slow-disk", run: disk::slow_disk },
     Row { name: "reread", run: reread::reread },
+    Row { name: "utp", run: transports::utp },
+    Row { name: "far", run: transports::far },
+    Row { name: "webseed", run: transports::webseed },
 ];
 
 /// Bytes of `512`, `64KiB`, `512MiB` or `1GiB`.

@@ -9,11 +9,11 @@ use crate::swarm::{SEED_SETTINGS, SEEDS, Swarm};
 use crate::table::{Figures, Table};
 use crate::wire;
 
-const MB_S: &str = "MB/s";
+pub(crate) const MB_S: &str = "MB/s";
 const CPU: &str = "CPU-s/GiB";
 
 /// The whole file through one client, or the wire limit.
-fn whole_file(bench: &Bench, who: Who, swarm: &Swarm) -> Figures {
+pub(crate) fn whole_file(bench: &Bench, who: Who, swarm: &Swarm) -> Figures {
     if who == Who::Wire {
         return Figures::default().and(MB_S, wire::limit(swarm.length));
     }
@@ -49,6 +49,12 @@ fn against_wire(table: &Table) {
     }
 }
 
+/// What ours is beside this one.
+pub(crate) fn against(table: &Table, who: &str) {
+    let ratio = |name| table.median(Who::Ours.name(), name) / table.median(who, name);
+    table.note(format!("ours / {who}: MB/s x {:.2}, CPU x {:.2}", ratio(MB_S), ratio(CPU)));
+}
+
 /// A whole file in order, from libtorrent's seeds.
 pub(crate) fn seq(bench: &Bench) {
     let Some(lab) = lab(bench, "seq") else { return };
@@ -57,8 +63,7 @@ pub(crate) fn seq(bench: &Bench) {
     let table = bench.turns("seq", &bench.clients("seq", &all, &all), |who| whole_file(bench, who, &swarm));
     against_wire(&table);
     for who in table.who().into_iter().filter(|who| ![Who::Wire.name(), Who::Ours.name()].contains(who)) {
-        let ratio = |name| table.median(Who::Ours.name(), name) / table.median(who, name);
-        table.note(format!("ours / {who}: MB/s x {:.2}, CPU x {:.2}", ratio(MB_S), ratio(CPU)));
+        against(&table, who);
     }
     Bench::check_memory(&table, MEMORY, SEEDS);
     bench.keep(&table);

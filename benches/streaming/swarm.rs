@@ -1,7 +1,8 @@
 //! The swarms that are read from.
 
+use std::cell::Cell;
 use std::fs::File;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +11,10 @@ use std::time::Duration;
 use crate::bench::Bench;
 use crate::support::dataset::Dataset;
 use crate::support::foreign::{Lab, LibTorrent, OpenTracker, swarmfs_seed};
+use crate::support::free_address;
 use crate::support::hostile::Behaviour;
+use crate::support::link::LINKED;
+use crate::support::nginx::Nginx;
 use crate::support::peer::Peer;
 use crate::support::process::Running;
 use crate::support::torrent::{Content, Torrent};
@@ -32,13 +36,28 @@ pub(crate) struct Swarm {
     pub(crate) original: Original,
     /// Whom a client is told of that does not ask a tracker.
     pub(crate) peers: Vec<SocketAddr>,
+    /// What libtorrent's downloads are told besides: peers and settings.
+    pub(crate) for_libtorrent: Vec<String>,
+    /// From where the seeds can be reached, if not from everywhere, and how many have had one of these.
+    places: (Vec<Ipv4Addr>, Cell<usize>),
     seeds: Seeds,
 }
 
 enum Seeds {
-    Libtorrent { seeds: Vec<LibTorrent>, _tracker: OpenTracker },
-    Ours { _seeds: Vec<Running>, _tracker: OpenTracker },
+    Libtorrent {
+        seeds: Vec<LibTorrent>,
+        _tracker: OpenTracker,
+    },
+    Ours {
+        _seeds: Vec<Running>,
+        _tracker: OpenTracker,
+    },
     Scripted(Vec<Peer>),
+    Nginx {
+        _server: Nginx,
+    },
+    /// Somebody else holds them.
+    Unseen,
 }
 
 /// What the bytes should be.
@@ -90,7 +109,37 @@ impl Swarm {
         let entry = dataset.largest();
         let original = Original::File(dataset.root().join(&entry.path));
         let file = format!("{}/{}", dataset.name, entry.path);
-        Self { torrent, file, length: entry.length, original, peers, seeds }
+        let length = entry.length;
+        Self { torrent, file, length, original, peers, for_libtorrent: Vec::new(), places: Default::default(), seeds }
+    }
+
+    /// Seeds that are elsewhere, and are reached from the next addresses of `lab` alone.
+    pub(crate) fn unseen(dataset: &Dataset, torrent: PathBuf, peers: Vec<SocketAddr>, lab: &Lab) -> Self {
+        let places = (lab.next_addresses(LINKED).collect(), Cell::new(0));
+        Self { places, ..Self::of_dataset(dataset, torrent, peers, Seeds::Unseen) }
+    }
+
+    /// nginx alone, as a web seed.
+    pub(crate) fn of_nginx(bench: &Bench, length: u64) -> Self {
+        let dataset = Dataset::noise(length);
+        let dir = bench.dir.path().join("nginx");
+        std::fs::create_dir(&dir).expect("a directory");
+        let server = Nginx::start(&dir, &dataset.parent, Duration::from_secs(900));
+        let torrent = Torrent::of(&dataset, PIECE).write_with(bench.dir.path(), None, &[&server.url("/plain/")]);
+        Self::of_dataset(&dataset, torrent, Vec::new(), Seeds::Nginx { _server: server })
+    }
+
+    /// With this told to libtorrent's downloads.
+    pub(crate) fn for_libtorrent(self, words: &[&str]) -> Self {
+        Self { for_libtorrent: words.iter().map(|word| (*word).to_owned()).collect(), ..self }
+    }
+
+    /// Where the next client lives.
+    pub(crate) fn place(&self) -> SocketAddr {
+        let (places, used) = &self.places;
+        let place = places.get(used.get() % places.len().max(1));
+        used.set(used.get() + 1);
+        place.map_or_else(free_address, |place| SocketAddr::from((*place, 6881)))
     }
 
     /// Seeds that behave as told, of a torrent of one file.
@@ -103,6 +152,8 @@ impl Swarm {
             length: content.torrent.length,
             original: Original::Bytes(Arc::clone(content), 0),
             peers: peers.iter().map(|peer| peer.address).collect(),
+            for_libtorrent: Vec::new(),
+            places: Default::default(),
             seeds: Seeds::Scripted(peers),
         }
     }
@@ -115,7 +166,7 @@ impl Swarm {
                 std::thread::sleep(Duration::from_millis(200));
                 Some(seeds.iter().map(LibTorrent::uploaded).sum())
             }
-            Seeds::Ours { .. } => None,
+            Seeds::Ours { .. } | Seeds::Nginx { .. } | Seeds::Unseen => None,
             Seeds::Scripted(peers) => {
                 let of = |peer: &Peer| peer.count(|counts| &counts.bytes);
                 Some(peers.iter().map(of).sum::<u64>() as f64)

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::support::foreign::{Lab, LibTorrent};
+use crate::support::foreign::{Lab, LibTorrent, UTP_ONLY};
 use crate::support::mounts::mount_at;
 use crate::support::nat::Nat;
 use crate::support::peer::{handshake, message};
@@ -120,8 +120,7 @@ fn two_behind_nats_are_introduced_by_libtorrent() {
     let lab = &fixture.lab;
     // It takes uTP alone: of who came over TCP it does not know where to reach him. What little it has it keeps.
     let settings = ["stays=1", "download_rate_limit=20000", "upload_rate_limit=20000", "connection_speed=0"];
-    let utp = ["enable_incoming_utp=1", "enable_outgoing_utp=1", "enable_incoming_tcp=0", "enable_outgoing_tcp=0"];
-    let settings: Vec<String> = settings.iter().chain(&utp).map(|&setting| setting.to_owned()).collect();
+    let settings: Vec<String> = settings.iter().chain(&UTP_ONLY).map(|&setting| setting.to_owned()).collect();
     let between = LibTorrent::start_at(lab, BETWEEN, "leech", &fixture.file, &lab.subdir("between"), &settings);
     wait_until(LIMIT, "it runs", || between.runs());
     let seed = fixture.start_seed();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::support::dataset::Dataset;
-use crate::support::foreign::{Lab, LibTorrent, swarmfs_seed_with, torrent_by_libtorrent};
+use crate::support::foreign::{Lab, LibTorrent, UTP_ONLY as UTP, swarmfs_seed_with, torrent_by_libtorrent};
 use crate::support::gets::{get_at, start, succeeds};
 use crate::support::link::{End, Link};
 use crate::support::mounts::mount_at;
@@ -14,9 +14,6 @@ use crate::support::process::{Running, shell};
 use crate::support::{Random, median, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// uTP and nothing else.
-const UTP: [&str; 4] =
-    ["enable_outgoing_tcp=0", "enable_incoming_tcp=0", "enable_outgoing_utp=1", "enable_incoming_utp=1"];
 /// Encryption of everything, and nothing without.
 const SEALED: [&str; 3] = ["in_enc_policy=0", "out_enc_policy=0", "allowed_enc_level=2"];
 

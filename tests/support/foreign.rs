@@ -16,6 +16,10 @@ use super::process::{Running, output, shell, succeed};
 use super::torrent::Torrent;
 use super::wait_until;
 
+/// libtorrent's settings for uTP and nothing else.
+pub(crate) const UTP_ONLY: [&str; 4] =
+    ["enable_outgoing_tcp=0", "enable_incoming_tcp=0", "enable_outgoing_utp=1", "enable_incoming_utp=1"];
+
 /// Longer than any whole test here should take.
 const LIFE: Duration = Duration::from_secs(900);
 
@@ -79,7 +83,7 @@ impl Lab {
     }
 
     /// The IP addresses that `address` gives next.
-    pub(super) fn next_addresses(&self, count: u16) -> impl Iterator<Item = Ipv4Addr> {
+    pub(crate) fn next_addresses(&self, count: u16) -> impl Iterator<Item = Ipv4Addr> {
         let (net, next) = (self.net, self.next.get());
         (next..next + count).map(move |number| {
             let [high, low] = number.to_be_bytes();

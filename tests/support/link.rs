@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 use super::Random;
 use super::foreign::{Lab, ip};
 
+/// A link reaches so many addresses of a lab.
+pub(crate) const LINKED: u16 = 16;
+
 /// One end of a link.
 pub(crate) struct End(File);
 
@@ -35,7 +38,7 @@ impl End {
         assert_eq!(made, 0, "a device: {}", io::Error::last_os_error());
         ip(&["link", "set", "far0", "up", "mtu", "1500"]);
         ip(&["address", "flush", "dev", "lo", "to", "10.0.0.0/8"]);
-        for address in own.next_addresses(16) {
+        for address in own.next_addresses(LINKED) {
             ip(&["address", "add", &format!("{address}/32"), "dev", "far0"]);
         }
         ip(&["route", "add", &format!("10.{net}.0.0/16"), "dev", "far0"]);
