@@ -1,18 +1,20 @@
 //! `swarmfs info` over a corpus of torrents from other programs' tests: each gets the verdict of its `MANIFEST.tsv`. And
-//! vectors of bencode and of the allowed-fast sets.
+//! vectors of bencode, magnet links, trackers' replies and the allowed-fast sets.
 //!
 //! The corpus is not part of this repository. It is looked for beside it, or where `SWARMFS_CORPUS` says; without it
 //! only the generated cases run.
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, ExitStatus, Output};
 
 use serde_json::Value;
 use swarmfs::metainfo::bencode::{Limits, check};
 use swarmfs::metainfo::{Magnet, MagnetError};
-use swarmfs::wire::allowed_fast_set;
+use swarmfs::wire::{TrackerError, allowed_fast_set, decode_http_reply, decode_http_scrape};
 
 fn info(source: &Path, json: bool) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_swarmfs"));
@@ -272,6 +274,71 @@ fn allowed_fast_sets_are_those_of_bep_6() {
         let expected: Vec<u32> = row[3].split(',').map(|piece| piece.parse().expect("a piece")).collect();
         assert_eq!(set.iter().map(|piece| piece.0).collect::<Vec<_>>(), expected, "{}", row[0]);
     }
+}
+
+#[test]
+fn replies_of_http_trackers_get_their_verdicts() {
+    let Some(root) = corpus() else { return };
+    let rows = rows(&root.join("vectors/tracker_http.tsv"));
+    assert!(rows.len() >= 21, "{} replies", rows.len());
+    for row in rows {
+        let [name, hex, _, expected, detail, ..] = &row[..] else { panic!("{row:?}") };
+        let (bytes, valid) = (unhex(hex), expected == "valid");
+        let peers = |body: &[u8]| -> Vec<String> {
+            let reply = decode_http_reply(body).unwrap_or_else(|e| panic!("{name} ({detail}): {e}"));
+            reply.peers.iter().map(ToString::to_string).collect()
+        };
+        if detail.starts_with("PEER DICT only") {
+            // A name would be resolved for whoever writes it, and is none of a peer's address here.
+            let listed = [b"d5:peersl".as_slice(), &bytes, b"ee"].concat();
+            assert!(decode_http_reply(&listed).map_or(!valid, |reply| reply.peers.is_empty()), "{name}");
+        } else if detail.starts_with("WHOLE HTTP RESPONSE") {
+            assert_eq!(refused_from_the_web(bytes).code(), Some(1), "{name}");
+        } else if detail.starts_with("scrape") {
+            let hash = bytes[bytes.windows(3).position(|at| at == b"20:").expect("a hash") + 3..][..20].to_vec();
+            let entry = decode_http_scrape(&bytes, &[hash.try_into().expect("20 bytes")]).expect("a scrape")[0];
+            let first = if name.ends_with("009") { (1, 2, 3) } else { (4, 5, 6) };
+            assert_eq!((entry.complete, entry.incomplete, entry.downloaded), first, "{name}");
+        } else if detail.starts_with("tracker failure") {
+            assert_eq!(decode_http_reply(&bytes), Err(TrackerError::Failure("test message".to_owned())), "{name}");
+        } else {
+            let reply = decode_http_reply(&bytes).unwrap_or_else(|e| panic!("{name} ({detail}): {e}"));
+            let found: &[&str] = match detail.split(' ').next() {
+                Some("1.2.3.4:12304") => &["1.2.3.4:12304", "9.8.7.6:8208"],
+                // Lenient: the tail is dropped.
+                Some("7") => &["1.2.3.4:12304"],
+                Some("19") => &["[101:101:101:101:101:101:101:101]:257"],
+                Some("2") if detail.ends_with("IPv6 peers") => &["[2001:db8::1]:12304", "[2001:db8::2]:8208"],
+                Some("1") => &["105.105.105.105:28784", "[6969:6969:6969:6969:6969:6969:6969:6969]:28784"],
+                _ => &[],
+            };
+            assert_eq!(peers(&bytes), found, "{name} ({detail})");
+            match detail.split(' ').next() {
+                Some("interval") => assert_eq!((reply.interval, reply.min_interval), (Some(1042), Some(10))),
+                Some("warning") => assert_eq!(reply.warning.as_deref(), Some("test message")),
+                Some("external") => {
+                    let ip = detail.trim_start_matches("external ip ").parse().expect("an address");
+                    assert_eq!(reply.external_ip, Some(ip));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// What `swarmfs info` says of a URL whose server answers with these bytes.
+fn refused_from_the_web(response: Vec<u8>) -> ExitStatus {
+    let server = TcpListener::bind("127.0.0.1:0").expect("a server");
+    let address = server.local_addr().expect("its address");
+    std::thread::spawn(move || {
+        let (mut client, _) = server.accept().expect("a client");
+        let mut request = [0; 4096];
+        let _ = client.read(&mut request).and_then(|_| client.write_all(&response));
+    });
+    let output = info(Path::new(&format!("http://{address}/a.torrent")), false);
+    let sentence = String::from_utf8(output.stderr).expect("UTF-8");
+    assert!(sentence.lines().count() == 1 && !sentence.contains("panicked"), "{sentence}");
+    output.status
 }
 
 /// One file of one byte, with `extra` at the top level and `info` in its info.

@@ -202,6 +202,7 @@ async fn arrive(session: Arc<Session>, mounted: Arc<Mounted>, data: Option<PathB
     };
     if let Err(error) = shown.await {
         warn!(torrent = %name, "it cannot be mounted: {error:#}");
+        session.give_up(&finding);
     }
 }
 

@@ -19,7 +19,7 @@ use super::torrent::Torrent;
 use crate::metainfo::TorrentId;
 use crate::swarm::{Connected, MetadataEffect, MetadataFetch, PeerKey, TorrentKey};
 use crate::wire::{
-    self, ExtendedHandshake, HOLEPUNCH, Holepunch, Message, MetadataMessage, OUR_HOLEPUNCH_ID, OUR_METADATA_ID,
+    self, ExtendedHandshake, HOLEPUNCH, Handshake, Holepunch, Message, MetadataMessage, OUR_HOLEPUNCH_ID, OUR_METADATA_ID,
     OUR_PEX_ID, PEX, PexMessage,
 };
 
@@ -51,6 +51,8 @@ pub(super) struct Awaited {
     metadata: watch::Sender<Option<Arc<[u8]>>>,
     /// What became of it.
     torrent: watch::Sender<Option<Arc<Torrent>>>,
+    /// Nobody wants it any more.
+    given_up: watch::Sender<bool>,
 }
 
 impl Awaited {
@@ -66,7 +68,18 @@ impl Awaited {
             lied: AtomicBool::new(false),
             metadata: watch::Sender::new(None),
             torrent: watch::Sender::new(None),
+            given_up: watch::Sender::new(false),
         }
+    }
+
+    /// Nobody wants it any more: the search and its connections end.
+    pub(super) fn give_up(&self) {
+        self.given_up.send_replace(true);
+        self.links.end_all(End::GivenUp);
+    }
+
+    pub(super) fn is_given_up(&self) -> bool {
+        *self.given_up.borrow()
     }
 
     /// Waits for the metadata: the raw info dictionary.
@@ -137,10 +150,10 @@ impl Awaited {
 
     /// Lets time pass for the search, until the metadata is there.
     pub(super) async fn run_timer(self: Arc<Self>) {
-        let mut metadata = self.metadata.subscribe();
+        let (mut metadata, mut given_up) = (self.metadata.subscribe(), self.given_up.subscribe());
         let mut starved = tokio::time::interval(STARVED);
         loop {
-            let due = self.lock().next_timeout(Instant::now());
+            let due = self.lock().next_timeout();
             tokio::select! {
                 _ = starved.tick() => if self.links.len() == 0 {
                     // As a read that nobody can answer: addresses that did not answer are dialled again.
@@ -154,16 +167,20 @@ impl Awaited {
                     drop(there);
                     return;
                 }
+                ended = given_up.wait_for(|given_up| *given_up) => {
+                    drop(ended);
+                    return;
+                }
             }
         }
     }
 
-    /// Runs a connection until the torrent takes it over or it ends. `extended`: both sides have BEP 10.
+    /// Runs a connection until the torrent takes it over or it ends.
     pub(super) async fn run(
         self: Arc<Self>,
         mut stream: Stream,
         connected: Connected,
-        extended: bool,
+        theirs: Handshake,
         link: Arc<Link>,
     ) {
         let (key, addr) = (connected.peer, connected.addr);
@@ -171,8 +188,8 @@ impl Awaited {
         let mut seat = Seat { awaited: &self, key, good: true, left: false };
         let utp = stream.is_utp();
         let mut talk =
-            Talk { awaited: &self, key, addr, utp, kept: Vec::new(), rest: Vec::new(), pex: 0, holepunch: 0 };
-        let torrent = match talk.run(&mut stream, &connected, extended, &link).await {
+            Talk { awaited: &self, key, addr, utp, kept: Vec::new(), rest: Vec::new(), pex: 0, holepunch: 0, dht_node: false };
+        let torrent = match talk.run(&mut stream, &connected, &theirs, &link).await {
             Ok(torrent) => torrent,
             Err(error) => {
                 let banned = matches!(link.closed.get(), Some(End::Banned));
@@ -195,7 +212,9 @@ impl Awaited {
             torrent.links.end(key, *why);
         }
         stream.put_back(&[kept, rest].concat());
-        Peer::run(torrent, stream, connected, extended, next, true).await;
+        // With what was needed to find the metadata.
+        drop(self);
+        Peer::run(torrent, stream, connected, theirs, next, true).await;
     }
 }
 
@@ -242,6 +261,8 @@ struct Talk<'a> {
     pex: u8,
     /// Its id for holepunching (BEP 55); 0 is none.
     holepunch: u8,
+    /// It has said where its node of the DHT is (BEP 5).
+    dht_node: bool,
 }
 
 impl Talk<'_> {
@@ -250,16 +271,19 @@ impl Talk<'_> {
         &mut self,
         stream: &mut Stream,
         connected: &Connected,
-        extended: bool,
+        theirs: &Handshake,
         link: &Link,
     ) -> io::Result<Arc<Torrent>> {
         let mut out = Vec::new();
         if connected.fast {
             Message::HaveNone.encode(&mut out);
         }
-        if extended {
+        if theirs.extended() {
             let hello = hello(&self.awaited.shared, self.awaited.key, self.addr, None);
             Message::Extended { id: 0, payload: hello.encode().into() }.encode(&mut out);
+        }
+        if let Some(port) = self.awaited.shared.dht_port(self.awaited.key).filter(|_| theirs.dht()) {
+            Message::Port(port).encode(&mut out);
         }
         stream.write_all(&out).await?;
         let mut torrent = self.awaited.torrent.subscribe();
@@ -321,6 +345,12 @@ impl Talk<'_> {
             used += length;
             let keep = match message {
                 Message::KeepAlive => false,
+                Message::Port(port) => {
+                    if !std::mem::replace(&mut self.dht_node, true) {
+                        self.awaited.shared.dht_node(self.awaited.key, self.addr.ip(), port);
+                    }
+                    false
+                }
                 Message::Extended { id: 0, payload } => {
                     let hello = ExtendedHandshake::decode(&payload).map_err(invalid)?;
                     self.greeted(&hello);

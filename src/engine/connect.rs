@@ -153,11 +153,11 @@ pub(super) async fn accept_utp(shared: Arc<Shared>) {
 async fn greet(shared: Arc<Shared>, mut stream: Stream, addr: SocketAddr) {
     let find = |hash: &[u8; 20]| {
         let key = shared.by_hash.read().unwrap_or_else(PoisonError::into_inner).get(hash).copied();
-        key.and_then(|key| shared.target(key))
+        key.and_then(|key| shared.target(key)).map(|target| (shared.handshake(&target), target))
     };
     let unveil = |which: &[u8; 20]| shared.by_hash.read().unwrap_or_else(PoisonError::into_inner).unveil(which);
     let encryption = shared.config.encryption;
-    let greeting = handshake::incoming(&mut stream, shared.peer_id, encryption, unveil, find);
+    let greeting = handshake::incoming(&mut stream, encryption, unveil, find);
     let greeted = timeout(handshake::DEADLINE, greeting).await;
     shared.node().accept_done(addr);
     match greeted.unwrap_or_else(|late| Err(late.into())) {
@@ -206,10 +206,15 @@ pub(super) async fn connect(
     if shared.closing.load(Ordering::SeqCst) {
         target.links().end(peer, End::Session);
     }
+    if let Target::Awaited(awaited) = &target
+        && awaited.is_given_up()
+    {
+        target.links().end(peer, End::GivenUp);
+    }
     let connected = Connected { peer, addr, id: theirs.peer_id, fast: theirs.fast(), outgoing };
     match target {
-        Target::Torrent(torrent) => Peer::run(torrent, stream, connected, theirs.extended(), link, false).await,
-        Target::Awaited(awaited) => awaited.run(stream, connected, theirs.extended(), link).await,
+        Target::Torrent(torrent) => Peer::run(torrent, stream, connected, *theirs, link, false).await,
+        Target::Awaited(awaited) => awaited.run(stream, connected, *theirs, link).await,
     }
 }
 

@@ -74,8 +74,7 @@ async fn shake(
     loop {
         let way = Way { encrypted, utp: stream.is_utp() };
         tried.push(way);
-        let hash = target.info_hash();
-        let shaken = handshake::outgoing(&mut stream, hash, shared.peer_id, encryption, encrypted);
+        let shaken = handshake::outgoing(&mut stream, shared.handshake(target), encryption, encrypted);
         let failure = match timeout_at(deadline.into(), shaken).await {
             Ok(Ok(theirs)) => {
                 shared.node().reached(target.key(), addr, way);

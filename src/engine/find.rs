@@ -117,6 +117,22 @@ impl Session {
     }
 }
 
+impl Session {
+    /// Ends the search for a torrent that cannot be used or is not wanted any more: its connections close, its trackers
+    /// are told, and its info-hash is free. Without effect once it was added.
+    pub fn give_up(&self, finding: &Finding) {
+        let State::Awaited(awaited) = &finding.state else { return };
+        let (shared, key) = (&self.shared, awaited.key);
+        if shared.torrent(key).is_some() {
+            return;
+        }
+        awaited.give_up();
+        shared.awaited.write().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        shared.by_hash.write().unwrap_or_else(PoisonError::into_inner).remove(&awaited.id.wire());
+        shared.seek_no_more(key);
+    }
+}
+
 impl Shared {
     /// Addresses that a magnet link names (`x.pe`), by name or in digits.
     pub(super) fn seek_at(self: &Arc<Self>, key: TorrentKey, peers: &[HostPort]) {

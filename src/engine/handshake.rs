@@ -11,7 +11,7 @@ use rand::rngs::{StdRng, SysRng};
 use super::stream::Stream;
 use crate::config::Encryption;
 use crate::wire::mse::{Agreed, Initiator, MAX_PAD, Methods, Responder};
-use crate::wire::{Handshake, PeerId};
+use crate::wire::Handshake;
 
 /// Connected to handshaken, both directions.
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
@@ -45,12 +45,11 @@ pub(super) struct Failure {
 /// The connection's, `InvalidData` if the peer serves another torrent or breaks the protocol.
 pub(super) async fn outgoing(
     stream: &mut Stream,
-    info_hash: [u8; 20],
-    ours: PeerId,
+    ours: Handshake,
     encryption: Encryption,
     encrypt: bool,
 ) -> Result<Handshake, Failure> {
-    let hello = Handshake::ours(info_hash, ours).encode();
+    let (info_hash, hello) = (ours.info_hash, ours.encode());
     let understood = |cause| Failure { cause, not_understood: false };
     if encrypt {
         initiate(stream, info_hash, &hello, encryption.methods()).await?;
@@ -90,16 +89,15 @@ async fn initiate(stream: &mut Stream, torrent: [u8; 20], hello: &[u8], methods:
 }
 
 /// We were dialled: the peer names the torrent, and gets our handshake if we have it. `unveil` gives the info-hash that an
-/// encryption handshake means, `find` the torrent.
+/// encryption handshake means, `find` the torrent and our handshake for it.
 ///
 /// # Errors
 /// As [`outgoing`].
 pub(super) async fn incoming<T>(
     stream: &mut Stream,
-    ours: PeerId,
     encryption: Encryption,
     unveil: impl Fn(&[u8; 20]) -> Option<[u8; 20]>,
-    find: impl FnOnce(&[u8; 20]) -> Option<T>,
+    find: impl FnOnce(&[u8; 20]) -> Option<(Handshake, T)>,
 ) -> io::Result<(Handshake, T)> {
     let mut bytes = [0; Handshake::LENGTH];
     let mut got = 0;
@@ -124,8 +122,8 @@ pub(super) async fn incoming<T>(
     if means.is_some_and(|means| means != theirs.info_hash) {
         return Err(invalid("it names one torrent in its encryption handshake and another in its handshake"));
     }
-    let torrent = find(&theirs.info_hash).ok_or_else(|| invalid("it asks for a torrent that we do not have"))?;
-    stream.write_all(&Handshake::ours(theirs.info_hash, ours).encode()).await?;
+    let (ours, torrent) = find(&theirs.info_hash).ok_or_else(|| invalid("it asks for a torrent that we do not have"))?;
+    stream.write_all(&ours.encode()).await?;
     Ok((theirs, torrent))
 }
 

@@ -56,6 +56,9 @@ pub(super) enum End {
     /// Every connection was taken, and another peer came before it (BEP 40).
     #[error("it made room for another peer")]
     Outranked,
+    /// Nobody wants the torrent any more.
+    #[error("the torrent is given up")]
+    GivenUp,
     /// The session ends.
     #[error("the session ends")]
     Session,
@@ -110,9 +113,9 @@ impl Links {
     }
 
     /// Ends every connection.
-    pub(super) fn end_all(&self) {
+    pub(super) fn end_all(&self, why: End) {
         for link in self.0.read().unwrap_or_else(PoisonError::into_inner).values() {
-            link.close(End::Session);
+            link.close(why);
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::metainfo::Request;
 use crate::node::Witness;
 use crate::swarm::{CloseReason, Connected, Input, PeerKey, Receipt, Swarm, TorrentKey};
 use crate::wire::{
-    self, ExtendedHandshake, HOLEPUNCH, Holepunch, Message, MetadataMessage, OUR_DONTHAVE_ID, OUR_HOLEPUNCH_ID,
+    self, ExtendedHandshake, HOLEPUNCH, Handshake, Holepunch, Message, MetadataMessage, OUR_DONTHAVE_ID, OUR_HOLEPUNCH_ID,
     OUR_METADATA_ID, OUR_PEX_ID, OUR_UPLOAD_ONLY_ID, PEX, PexMessage,
 };
 
@@ -72,6 +72,8 @@ pub(super) struct Peer {
     pex: u8,
     /// Its id for holepunching (BEP 55); 0 is none.
     holepunch: u8,
+    /// It has said where its node of the DHT is (BEP 5).
+    dht_node: bool,
     /// What it is served of the metadata (BEP 9).
     pub(super) metadata: MetadataServed,
 }
@@ -101,13 +103,13 @@ struct Kept {
 }
 
 impl Peer {
-    /// Runs a connection to its end. `extended`: both sides have BEP 10. `greeted`: it was told that we have nothing, while
+    /// Runs a connection to its end. `greeted`: it was told that we have nothing, while
     /// the metadata was awaited.
     pub(super) async fn run(
         torrent: Arc<Torrent>,
         stream: Stream,
         connected: Connected,
-        extended: bool,
+        theirs: Handshake,
         link: Arc<Link>,
         greeted: bool,
     ) {
@@ -135,11 +137,15 @@ impl Peer {
             stuck: None,
             pex: 0,
             holepunch: 0,
+            dht_node: false,
             metadata: MetadataServed::default(),
         };
         peer.pull();
-        if extended {
+        if theirs.extended() {
             peer.greet();
+        }
+        if let Some(port) = torrent.shared.dht_port(torrent.key).filter(|_| theirs.dht() && !greeted) {
+            peer.outbox.push(&Message::Port(port));
         }
         let end = peer.drive().await;
         let ours = peer.link.closed.get().copied();
@@ -283,6 +289,9 @@ impl Peer {
             if let Some(port) = seen.listens.filter(|port| *port != 0) {
                 self.torrent.shared.node().listening(Instant::now(), self.key, port);
             }
+            if let Some(port) = seen.dht_node.filter(|_| !std::mem::replace(&mut self.dht_node, true)) {
+                self.torrent.shared.dht_node(self.torrent.key, self.addr.ip(), port);
+            }
             if let Some(ours) = seen.yourip {
                 self.torrent.shared.seen(Witness::Peer(self.addr.ip().to_canonical()), ours);
             }
@@ -401,6 +410,8 @@ pub(super) struct Seen {
     interested: Option<bool>,
     /// The port where it listens.
     listens: Option<u16>,
+    /// The port of its node of the DHT.
+    dht_node: Option<u16>,
     /// Where it sees us.
     yourip: Option<std::net::IpAddr>,
     /// Its id for peer exchange.
@@ -471,6 +482,7 @@ fn judge(
                 match message {
                     Message::Interested => seen.interested = Some(true),
                     Message::NotInterested => seen.interested = Some(false),
+                    Message::Port(port) => seen.dht_node = Some(port),
                     _ => {}
                 }
                 swarm.handle(now, Input::Message(peer, &message));

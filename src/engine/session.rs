@@ -21,7 +21,7 @@ use super::content::Content;
 use super::copy::DiskCopy;
 use super::hashes::Hashes;
 use super::keeper::Keeper;
-use super::links::About;
+use super::links::{About, End};
 use super::listen;
 use super::mounted::SessionContent;
 use super::network::Network;
@@ -101,7 +101,7 @@ pub(super) struct Shared {
     pub(super) node_wake: Notify,
     node: Mutex<Node>,
     torrents: RwLock<BTreeMap<TorrentKey, Arc<Torrent>>>,
-    /// Torrents whose metadata is not there, and what became of them.
+    /// Torrents whose metadata is not there.
     pub(super) awaited: RwLock<BTreeMap<TorrentKey, Arc<Awaited>>>,
     pub(super) by_hash: RwLock<Hashes>,
     pub(super) closing: AtomicBool,
@@ -452,6 +452,7 @@ impl Session {
                 }
                 torrent.keep_metadata();
                 awaited.became(&torrent);
+                shared.awaited.write().unwrap_or_else(PoisonError::into_inner).remove(&key);
             }
             None => shared.seek(Sought { key, info_hash, private: meta.private, trackers: meta.trackers.clone() }),
         }
@@ -548,10 +549,10 @@ impl Session {
             debug!("a tracker was not told that we stop: it did not answer in time");
         }
         for torrent in self.shared.all() {
-            torrent.links.end_all();
+            torrent.links.end_all(End::Session);
         }
         for awaited in self.shared.awaited.read().unwrap_or_else(PoisonError::into_inner).values() {
-            awaited.links.end_all();
+            awaited.links.end_all(End::Session);
         }
         let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         tasks.shutdown().await;

@@ -2,14 +2,17 @@
 //! link says no more; what is found goes to the node.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use super::discovery::{
     self, AnnounceSpec, Announcer, Deadlines, Dht, DhtSpec, Found, Lsd, PortMap, Progress, TrackerStatus,
 };
+use super::connect::Target;
 use super::session::Shared;
 use crate::node::{Source, Witness};
 use crate::swarm::TorrentKey;
+use crate::wire::Handshake;
 
 /// What a tracker is told to be left while nobody knows how much there is: a block, so that it counts us as a leecher.
 const UNKNOWN_LEFT: u64 = 16 * 1024;
@@ -79,6 +82,13 @@ impl AllSources {
         self.with_announcer(key, Announcer::completed);
     }
 
+    /// Ends the search for a torrent's peers. What is returned still has its trackers to tell.
+    fn end(&self, key: TorrentKey) -> Option<Announcer> {
+        self.lsd.get().and_then(Option::as_ref).into_iter().for_each(|lsd| lsd.remove(key));
+        self.dht.get().and_then(Option::as_ref).into_iter().for_each(|dht| dht.remove(key));
+        self.torrents.write().unwrap_or_else(PoisonError::into_inner).remove(&key)?.announcer
+    }
+
     /// How its trackers are doing.
     pub(super) fn trackers(&self, key: TorrentKey) -> Vec<TrackerStatus> {
         self.with_announcer(key, Announcer::status).unwrap_or_default()
@@ -106,6 +116,38 @@ impl Shared {
         }
         let announcer = (!sought.trackers.is_empty()).then(|| self.announce(sought));
         self.sources.torrents.write().unwrap_or_else(PoisonError::into_inner).insert(key, Sources { announcer });
+    }
+
+    /// The torrent is looked for no more: its trackers are told, and the node forgets it.
+    pub(super) fn seek_no_more(&self, key: TorrentKey) {
+        if let Some(announcer) = self.sources.end(key) {
+            self.runtime.spawn(announcer.stop());
+        }
+        self.node().remove_torrent(key);
+        self.node_wake.notify_one();
+    }
+
+    /// Our handshake for a torrent. Who has the DHT is to tell us where.
+    pub(super) fn handshake(&self, target: &Target) -> Handshake {
+        let dht = self.has_dht(target.key()).is_some();
+        Handshake::ours(target.info_hash(), self.peer_id, dht)
+    }
+
+    /// The DHT, if it may know of the torrent.
+    fn has_dht(&self, key: TorrentKey) -> Option<&Dht> {
+        self.sources.dht.get().and_then(Option::as_ref).filter(|_| !self.node().is_private(key))
+    }
+
+    /// The port of our node of the DHT, for the peers of this torrent (BEP 5).
+    pub(super) fn dht_port(&self, key: TorrentKey) -> Option<u16> {
+        self.has_dht(key)?.port()
+    }
+
+    /// A peer of this torrent has a node of the DHT at this port (BEP 5).
+    pub(super) fn dht_node(&self, key: TorrentKey, ip: IpAddr, port: u16) {
+        if let Some(dht) = self.has_dht(key) {
+            dht.node(SocketAddr::new(ip.to_canonical(), port));
+        }
     }
 
     /// A torrent whose peers are looked for turned out to be private: from now on only trackers and the user name them.

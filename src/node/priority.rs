@@ -43,7 +43,7 @@ mod tests {
 
     #[test]
     fn the_examples_of_the_specification() {
-        // BEP 40; also in the corpus, which tests/corpus.rs reads.
+        // BEP 40.
         assert_eq!(of("123.213.32.10:1", "98.76.54.32:2"), Some(0xEC2D_7224));
         assert_eq!(of("123.213.32.10:1", "123.213.32.234:2"), Some(0x9956_8189));
     }

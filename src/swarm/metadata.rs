@@ -89,6 +89,8 @@ pub struct MetadataFetch {
     mixed: BTreeSet<u64>,
     rng: StdRng,
     effects: VecDeque<MetadataEffect>,
+    /// What was due by then is done.
+    settled: Option<Instant>,
     done: bool,
 }
 
@@ -104,6 +106,7 @@ impl MetadataFetch {
             mixed: BTreeSet::new(),
             rng: StdRng::seed_from_u64(seed),
             effects: VecDeque::new(),
+            settled: None,
             done: false,
         }
     }
@@ -178,14 +181,14 @@ impl MetadataFetch {
         self.settle(now);
     }
 
-    /// When [`MetadataFetch::timeout`] is due.
+    /// When [`MetadataFetch::timeout`] is due; it may be past.
     #[must_use]
-    pub fn next_timeout(&self, now: Instant) -> Option<Instant> {
+    pub fn next_timeout(&self) -> Option<Instant> {
         let owed = self.peers.values().flat_map(|peer| peer.asked.values());
         let owed = owed.flat_map(|&since| [since + ASK_AGAIN, since + SILENT]);
         let rests = self.peers.values().filter_map(|peer| peer.rests);
         let patience = self.attempts.values().map(Attempt::patience);
-        owed.chain(rests).chain(patience).filter(|&at| at > now && !self.done).min()
+        owed.chain(rests).chain(patience).filter(|&at| Some(at) > self.settled && !self.done).min()
     }
 
     fn owes(&self, peer: PeerKey, piece: u32) -> bool {
@@ -259,6 +262,7 @@ impl MetadataFetch {
         if self.done {
             return;
         }
+        self.settled = Some(now);
         let silent = |peer: &Peer| peer.asked.values().any(|&since| now >= since + SILENT);
         let silent: Vec<PeerKey> = self.peers.iter().filter(|(_, peer)| silent(peer)).map(|(key, _)| *key).collect();
         silent.into_iter().for_each(|peer| self.rest(now, peer));

@@ -68,7 +68,7 @@ fn a_silent_peer_holds_nobody_up() {
     search.extended(now, PeerKey(1), &hello(100));
     search.extended(now, PeerKey(2), &hello(100));
     assert_eq!(doings(&mut search).asked, [(1, 0)]);
-    assert_eq!(search.next_timeout(now), Some(now + ASK_AGAIN));
+    assert_eq!(search.next_timeout(), Some(now + ASK_AGAIN));
     search.timeout(now + ASK_AGAIN);
     assert_eq!(doings(&mut search).asked, [(2, 0)]);
     search.timeout(now + SILENT);
@@ -155,7 +155,7 @@ fn what_is_claimed_takes_no_memory_and_no_place_for_long() {
     let mut at = now;
     let mut done = None;
     for _ in 0..20 {
-        at = search.next_timeout(at).expect("something is due");
+        at = search.next_timeout().expect("something is due");
         search.timeout(at);
         let all = doings(&mut search);
         if all.asked.iter().any(|(peer, _)| *peer == 9) {
@@ -237,7 +237,7 @@ proptest::proptest! {
                     _ => {}
                 }
             }
-            now = search.next_timeout(now).unwrap_or(now + SECOND);
+            now = search.next_timeout().unwrap_or(now + SECOND);
             search.timeout(now);
         }
         proptest::prop_assert_eq!(done, Some(metadata));

@@ -1,4 +1,4 @@
-//! The handshake: the first 68 bytes each way (BEP 3), with the bits that switch on BEP 6 and BEP 10.
+//! The handshake: the first 68 bytes each way (BEP 3), with the bits that switch on BEP 5, BEP 6 and BEP 10.
 
 use super::{DecodeError, PeerId};
 
@@ -8,6 +8,8 @@ const PROTOCOL: &[u8; 20] = b"\x13BitTorrent protocol";
 const EXTENDED: (usize, u8) = (5, 0x10);
 /// The fast extension's bit, in reserved byte 7 (BEP 6).
 const FAST: (usize, u8) = (7, 0x04);
+/// The DHT's bit, in reserved byte 7 (BEP 5).
+const DHT: (usize, u8) = (7, 0x01);
 
 /// A handshake (BEP 3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,12 +26,13 @@ impl Handshake {
     /// Bytes of a handshake.
     pub const LENGTH: usize = 68;
 
-    /// Ours: the fast extension and the extension protocol.
+    /// Ours: the fast extension and the extension protocol, and the DHT if we have it for this torrent.
     #[must_use]
-    pub fn ours(info_hash: [u8; 20], peer_id: PeerId) -> Self {
+    pub fn ours(info_hash: [u8; 20], peer_id: PeerId, dht: bool) -> Self {
         let mut reserved = [0; 8];
         reserved[EXTENDED.0] |= EXTENDED.1;
         reserved[FAST.0] |= FAST.1;
+        reserved[DHT.0] |= if dht { DHT.1 } else { 0 };
         Self { reserved, info_hash, peer_id }
     }
 
@@ -72,6 +75,12 @@ impl Handshake {
         self.reserved[FAST.0] & FAST.1 != 0
     }
 
+    /// True if the sender has a node of the DHT, and wants to hear of ours (BEP 5).
+    #[must_use]
+    pub fn dht(&self) -> bool {
+        self.reserved[DHT.0] & DHT.1 != 0
+    }
+
     /// True if the sender has the extension protocol (BEP 10).
     #[must_use]
     pub fn extended(&self) -> bool {
@@ -85,7 +94,7 @@ mod tests {
 
     #[test]
     fn ours_is_what_the_specifications_say() {
-        let ours = Handshake::ours([0xAB; 20], PeerId([b'x'; 20]));
+        let ours = Handshake::ours([0xAB; 20], PeerId([b'x'; 20]), false);
         let bytes = ours.encode();
         assert_eq!(&bytes[..28], b"\x13BitTorrent protocol\0\0\0\0\0\x10\0\x04");
         assert_eq!(bytes[28..48], [0xAB; 20]);
@@ -96,7 +105,7 @@ mod tests {
 
     #[test]
     fn bits_are_read_one_by_one_and_unknown_ones_ignored() {
-        let mut bytes = Handshake::ours([1; 20], PeerId([2; 20])).encode();
+        let mut bytes = Handshake::ours([1; 20], PeerId([2; 20]), true).encode();
         bytes[20..28].copy_from_slice(&[0xFF, 0, 0, 0, 0, 0xEF, 0, 0xFB]);
         let read = Handshake::decode(&bytes).expect("a handshake");
         assert!(!read.fast() && !read.extended());
@@ -104,7 +113,7 @@ mod tests {
 
     #[test]
     fn another_protocol_is_refused_at_its_first_wrong_byte() {
-        let mut bytes = Handshake::ours([1; 20], PeerId([2; 20])).encode();
+        let mut bytes = Handshake::ours([1; 20], PeerId([2; 20]), true).encode();
         bytes[19] = b'L';
         assert_eq!(Handshake::decode(&bytes), Err(DecodeError::Handshake));
         assert!(

@@ -211,6 +211,24 @@ fn a_dht_of_libtorrents_brings_us_together() {
     shell("diff -r \"$1\" \"$2\"", &[&fixture.dataset.root(), &dir.join(&fixture.dataset.name)], LIMIT);
 }
 
+/// Nobody names a node of the DHT but a peer that has one (BEP 5 `port`).
+#[test]
+#[ignore = "needs root, iproute2 and libtorrent"]
+fn a_peer_tells_us_of_its_node() {
+    let fixture = fixture();
+    let (lab, file) = (&fixture.lab, &fixture.file);
+    let dht = DhtLab::start(lab);
+    let enter = format!("dht_bootstrap_nodes={}", dht.entry);
+    let seed = fixture.seed(&["enable_dht=1", &enter]);
+    dht.wait_for(seed.address);
+    let mount = mount_at(&[file], lab.address()).without(&["--no-lsd", "--no-pex"]).peer(seed.address);
+    let mount = mount.args(&["-v", "-v"]).limit(LIMIT * 3).start();
+    fixture.reads(&mount);
+    // The seed's node has named the seed.
+    let line = "asked the DHT and announced peers=1";
+    wait_until(LIMIT, line, || mount.log().contains(line));
+}
+
 /// What comes to a socket within so many seconds.
 fn heard(socket: &UdpSocket, seconds: u64) -> Option<SocketAddr> {
     socket.set_read_timeout(Some(Duration::from_secs(seconds))).expect("a timeout");

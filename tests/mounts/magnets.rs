@@ -36,6 +36,8 @@ enum Manner {
     Refuses,
     /// Says nothing.
     IsSilent,
+    /// Gives this, which is what the link names.
+    Gives(&'static [u8]),
 }
 
 /// A peer with metadata of its own making, for every connection that it gets.
@@ -91,6 +93,7 @@ fn converse(mut stream: TcpStream, hash: &[u8; 20], length: usize, manner: Manne
                         Some(MetadataMessage::Data { piece, total: Some(size), data: &data })
                     }
                     Manner::Refuses => Some(MetadataMessage::Reject(piece)),
+                    Manner::Gives(data) => Some(MetadataMessage::Data { piece, total: Some(size), data }),
                     Manner::Boasts | Manner::IsSilent => None,
                 };
                 if let Some(reply) = reply {
@@ -153,6 +156,29 @@ fn a_dead_link_blocks_nothing_and_the_log_says_what_is_awaited() {
     assert!(mounted.log().contains("its metadata is awaited: looking for peers"), "{}", mounted.log());
     let (status, _) = mounted.terminate(Duration::from_secs(5));
     assert!(status.success());
+}
+
+/// Metadata that has the hash and describes no torrent: nobody is kept for it.
+#[test]
+fn metadata_that_cannot_be_used_is_given_up() {
+    const USELESS: &[u8] = b"d6:lengthi1e4:name1:a12:piece lengthi0e6:pieces0:e";
+    let dir = tempfile::tempdir().expect("a directory");
+    let (dataset, good, _seed, address) = seeded(dir.path());
+    let file = good.write(dir.path(), None);
+    let torrent = Torrent::from_info("a", USELESS.to_vec(), 1, 1);
+    let peer = Pretender::start(&torrent, Manner::Gives(USELESS));
+    let link = link(&torrent, &[peer.address]);
+    let mounted = mount(&[&file]).peer(address).args(&["-v", "-v", link.to_str().expect("text")]).start();
+    for line in ["it cannot be mounted", "piece length", "disconnected: the torrent is given up"] {
+        wait_until(LIMIT, line, || mounted.log().contains(line));
+    }
+    // Who asks for it is told what anybody is who asks for a torrent that is not here.
+    let mut stream = TcpStream::connect(mounted.address).expect("a connection");
+    stream.set_read_timeout(Some(LIMIT)).expect("a timeout");
+    stream.write_all(&handshake(&torrent.info_hash)).expect("a handshake");
+    assert!(matches!(stream.read(&mut [0; 68]), Ok(0) | Err(_)), "it does not answer");
+    assert!(mounted.log().contains("a torrent that we do not have"), "{}", mounted.log());
+    assert_same_bytes(&dataset, &mounted.path(&dataset.name));
 }
 
 #[test]

@@ -123,7 +123,6 @@ impl Dht {
     }
 
     /// A peer says that it has a node here (BEP 5).
-    #[expect(dead_code, reason = "peers say it once our handshake has the DHT's bit")]
     pub(in crate::engine) fn node(&self, addr: SocketAddr) {
         if let SocketAddr::V4(addr) = addr {
             self.tell(News::Node(addr));
@@ -131,7 +130,6 @@ impl Dht {
     }
 
     /// The port of our node, if it answers strangers. It does once it has shown to be reachable (BEP 43).
-    #[expect(dead_code, reason = "peers are told once our handshake has the DHT's bit")]
     pub(in crate::engine) fn port(&self) -> Option<u16> {
         Some(self.port.load(Ordering::Relaxed)).filter(|&port| port != 0)
     }
@@ -323,8 +321,10 @@ impl Work {
             }
             more.extend(saved);
         }
-        // A node of a lab is of use in that lab only.
-        more.retain(|node| Place::of((*node.ip()).into()) == named.unwrap_or(Place::Global));
+        // A node of a lab is of use in that lab only. Where nobody names a node, peers of the lab may have.
+        let places = more.iter().map(|node| Place::of((*node.ip()).into()));
+        let place = named.or_else(|| places.max()).unwrap_or(Place::Global);
+        more.retain(|node| Place::of((*node.ip()).into()) == place);
         nodes.extend(more);
         nodes.retain(|node| node.port() != 0 && (!local.is_loopback() || node.ip().is_loopback()));
         let mut seen = std::collections::BTreeSet::new();
@@ -381,7 +381,10 @@ impl Work {
         if let Some(address) = info.public_address() {
             (self.spec.external)((*address.ip()).into());
         }
-        self.port.store(if info.server_mode() { info.local_addr().port() } else { 0 }, Ordering::Relaxed);
+        let port = if info.server_mode() { info.local_addr().port() } else { 0 };
+        if self.port.swap(port, Ordering::Relaxed) == 0 && port != 0 {
+            debug!(port, "the DHT's node answers strangers");
+        }
         true
     }
 
