@@ -1,5 +1,5 @@
-//! One swarm of libtorrent, Transmission, qBittorrent, aria2, rtorrent and swarmfs, in which somebody leaves every few
-//! seconds and comes back, with what it had or with nothing: in the end all of them have everything, nobody has banned
+//! One swarm of libtorrent, Transmission, qBittorrent, aria2, rtorrent and swarmfs, with peer exchange, encryption and uTP in
+//! whoever has them, in which somebody leaves every few seconds and comes back, with what it had or with nothing: in the end all of them have everything, nobody has banned
 //! anybody, and nothing that we warned of was untrue.
 
 use std::io::ErrorKind;
@@ -49,28 +49,48 @@ impl Program {
 type Start = fn(&Lab, &Path, &Path) -> Program;
 
 const PROGRAMS: [(&str, Start); 7] = [
-    ("libtorrent", |lab, torrent, dir| Program::LibTorrent(LibTorrent::leech_with(lab, torrent, dir, &["stays=1"]))),
-    ("Transmission", |lab, torrent, dir| Program::Transmission(Transmission::start(lab, torrent, dir))),
-    ("qBittorrent", |lab, torrent, dir| Program::QBittorrent(QBittorrent::start(lab, torrent, dir))),
+    ("libtorrent", |lab, torrent, dir| {
+        let settings = [&["stays=1"], &LIBTORRENT[..]].concat();
+        Program::LibTorrent(LibTorrent::leech_with(lab, torrent, dir, &settings))
+    }),
+    ("Transmission", |lab, torrent, dir| {
+        // Encrypted where it can be.
+        let settings = [("pex-enabled", 1), ("utp-enabled", 1), ("encryption", 1)];
+        Program::Transmission(Transmission::start_with(lab, torrent, dir, &settings))
+    }),
+    ("qBittorrent", |lab, torrent, dir| {
+        let settings = ["Session\\PeXEnabled=true", "Session\\BTProtocol=Both", "Session\\Encryption=0"];
+        Program::QBittorrent(QBittorrent::start_with(lab, torrent, dir, &settings))
+    }),
     ("aria2", |lab, torrent, dir| {
         // It takes what is there only if it is told to look.
         Program::Plain(aria2_with(
             lab,
             torrent,
             dir,
-            &["--seed-time=600", "--check-integrity=true", "--bt-seed-unverified=false"],
+            &["--seed-time=600", "--check-integrity=true", "--bt-seed-unverified=false", "--enable-peer-exchange=true"],
         ))
     }),
     ("rtorrent", |lab, torrent, dir| Program::Plain(rtorrent(lab, torrent, dir))),
-    ("swarmfs get", |lab, torrent, dir| Program::Plain(get(lab, torrent, dir))),
-    ("swarmfs get, again", |lab, torrent, dir| Program::Plain(get(lab, torrent, dir))),
+    ("swarmfs get", |lab, torrent, dir| Program::Plain(get(lab, torrent, dir, "prefer"))),
+    ("swarmfs get, encrypted", |lab, torrent, dir| Program::Plain(get(lab, torrent, dir, "require"))),
 ];
 
-fn get(lab: &Lab, torrent: &Path, dir: &Path) -> Running {
+/// uTP, and encryption where the other side has it.
+const LIBTORRENT: [&str; 6] = [
+    "enable_outgoing_utp=1",
+    "enable_incoming_utp=1",
+    "out_enc_policy=1",
+    "in_enc_policy=1",
+    "allowed_enc_level=3",
+    "prefer_rc4=1",
+];
+
+fn get(lab: &Lab, torrent: &Path, dir: &Path, encryption: &str) -> Running {
     let address = lab.address();
     let mut command = swarmfs();
     command.arg("get").arg(torrent).arg("-o").arg(dir).args(["--listen", &address.to_string()]);
-    command.args(["-v", "--no-dht", "--no-lsd", "--seed-time", "1h"]);
+    command.args(["-v", "--no-dht", "--no-lsd", "--seed-time", "1h", "--encryption", encryption]);
     Running::spawn("swarmfs get", command, &lab.log(&format!("get-{}", address.ip())), LIFE)
 }
 
@@ -81,7 +101,8 @@ fn rtorrent(lab: &Lab, torrent: &Path, dir: &Path) -> Running {
     let settings = format!(
         "system.daemon.set = true\ndirectory.default.set = \"{}\"\nnetwork.bind_address.set = {ip}\n\
          network.local_address.set = {ip}\nnetwork.port_range.set = {port}-{port}\nnetwork.port_random.set = no\n\
-         dht.mode.set = disable\nprotocol.pex.set = no\ntrackers.use_udp.set = no\n\
+         dht.mode.set = disable\nprotocol.pex.set = yes\n\
+         protocol.encryption.set = allow_incoming,try_outgoing,enable_retry\ntrackers.use_udp.set = no\n\
          pieces.hash.on_completion.set = no\nload.start = \"{}\"\n",
         dir.display(),
         torrent.display(),
@@ -148,7 +169,7 @@ fn everybody_completes_in_a_mixed_swarm_that_churns() {
     let torrent = torrent_by_libtorrent(&dataset, 64);
     let tracker = OpenTracker::start(&lab, &[&torrent]);
     let file = torrent.write(lab.dir.path(), Some(&tracker.url()));
-    let _theirs = LibTorrent::seed(&lab, &file, &dataset.parent, RATE);
+    let _theirs = LibTorrent::seed_with(&lab, &file, &dataset.parent, RATE, &LIBTORRENT);
     let limit = format!("{}KiB", RATE >> 10);
     let (ours, _) = swarmfs_seed_with(&lab, &file, &dataset.parent, &["--upload-limit", &limit]);
     tracker.wait_for_seeds(&torrent, 2);
@@ -157,7 +178,7 @@ fn everybody_completes_in_a_mixed_swarm_that_churns() {
     let mut members: Vec<Member> = PROGRAMS
         .iter()
         .map(|&(name, start)| {
-            let dir = lab.subdir(&name.replace(' ', "-"));
+            let dir = lab.subdir(&name.replace([' ', ','], "-"));
             Member { name, start, dir, program: None }
         })
         .collect();

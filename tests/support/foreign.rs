@@ -20,8 +20,8 @@ use super::wait_until;
 pub(crate) const UTP_ONLY: [&str; 4] =
     ["enable_outgoing_tcp=0", "enable_incoming_tcp=0", "enable_outgoing_utp=1", "enable_incoming_utp=1"];
 
-/// Longer than any whole test here should take.
-const LIFE: Duration = Duration::from_secs(900);
+/// Longer than any whole test here takes: half an hour of churn.
+const LIFE: Duration = Duration::from_secs(2400);
 
 /// A network of the test's own; it ends with the thread and the processes in it.
 pub(crate) struct Lab {
@@ -402,6 +402,12 @@ impl Transmission {
     /// Starts it on `dir`: what is there already is verified and seeded, the rest is downloaded.
     #[track_caller]
     pub(crate) fn start(lab: &Lab, torrent: &Path, dir: &Path) -> Self {
+        Self::start_with(lab, torrent, dir, &[])
+    }
+
+    /// As `start`, with these settings in place of others.
+    #[track_caller]
+    pub(crate) fn start_with(lab: &Lab, torrent: &Path, dir: &Path, more: &[(&str, i64)]) -> Self {
         let address = lab.address();
         let config = lab.subdir(&format!("transmission-{}", address.ip()));
         let control = Lab::control(address).to_string();
@@ -409,7 +415,7 @@ impl Transmission {
         // It would ask trackers from the IPv4 address whatever theirs is.
         let (v4, v6) =
             if lab.v6 { ("0.0.0.0", address.ip()) } else { (control.as_str(), Ipv6Addr::UNSPECIFIED.into()) };
-        let settings = serde_json::json!({
+        let mut settings = serde_json::json!({
             "bind-address-ipv4": v4, "bind-address-ipv6": v6.to_string(), "peer-port": address.port(),
             "peer-port-random-on-start": false, "rpc-bind-address": control, "rpc-port": 9091,
             "rpc-whitelist-enabled": false, "rpc-host-whitelist-enabled": false, "rpc-authentication-required": false,
@@ -417,6 +423,10 @@ impl Transmission {
             "port-forwarding-enabled": false, "preallocation": 0, "download-dir": dir, "start-added-torrents": true,
             "upload-slots-per-torrent": 16, "watch-dir-enabled": false, "message-level": 2,
         });
+        for &(key, value) in more {
+            let flag = settings[key].is_boolean();
+            settings[key] = if flag { (value != 0).into() } else { value.into() };
+        }
         std::fs::write(config.join("settings.json"), settings.to_string()).expect("its settings");
         let mut command = Command::new("transmission-daemon");
         command.args(["-f", "--log-info", "-g"]).arg(&config);
