@@ -8,19 +8,22 @@ use serde::{Serialize, Serializer};
 use super::options::Way;
 use super::scrape::{self, Scraped};
 use super::source::Source;
+use crate::cache::Store;
 use crate::engine::Network;
 use crate::metainfo::{File, FileKind, Magnet, Metainfo, TorrentId};
 
 /// Prints what is in the torrent at `path`, for people or, with `json`, for programs; with `scrape`, what its trackers
-/// say of it, too.
+/// say of it, too. The metadata of a link is looked for in the cache directory `cache`.
 ///
 /// # Errors
 /// One sentence if `path` cannot be read or is refused, or if `scrape` finds no tracker that answers. A reader of the
 /// output that goes away is no error.
-pub(crate) fn run(path: &Path, json: bool, scrape: bool, way: &Way) -> anyhow::Result<()> {
+pub(crate) fn run(path: &Path, cache: Option<&Path>, json: bool, scrape: bool, way: &Way) -> anyhow::Result<()> {
     let network = Network::of(&way.config())?;
+    let known = |magnet: &Magnet| Some(magnet.with_metadata(Store::find(cache?, &magnet.id)?));
     let meta = match Source::read(path, &network)? {
         Source::Torrent(meta) => *meta,
+        Source::Magnet(magnet) if let Some(meta) = known(&magnet) => meta,
         Source::Magnet(_) if scrape => {
             anyhow::bail!("{}: --scrape needs the .torrent file", escaped(&path.to_string_lossy()))
         }

@@ -54,6 +54,10 @@ enum Command {
         /// Ask its trackers for their seeds and leechers; exit code 1 if none of them answers
         #[arg(long)]
         scrape: bool,
+        /// Where a mount keeps what it fetched: the metadata of links is there, too
+        /// [default: $XDG_CACHE_HOME/swarmfs or ~/.cache/swarmfs]
+        #[arg(long, value_name = "DIR")]
+        cache_dir: Option<PathBuf>,
         #[command(flatten)]
         way: options::Way,
     },
@@ -101,8 +105,9 @@ pub fn run() -> ExitCode {
     let result = match arguments.command {
         Command::Mount(arguments) => mount::run(&arguments),
         Command::Seed(arguments) => seed::run(&arguments).map(|()| ExitCode::SUCCESS),
-        Command::Info { source, json, scrape, way } => {
-            info::run(&source, json, scrape, &way).map(|()| ExitCode::SUCCESS)
+        Command::Info { source, json, scrape, cache_dir, way } => {
+            let cache = cache_dir.or_else(options::default_cache_dir);
+            info::run(&source, cache.as_deref(), json, scrape, &way).map(|()| ExitCode::SUCCESS)
         }
         Command::Unmount { mountpoint, lazy } => unmount::run(&mountpoint, lazy).map(|()| ExitCode::SUCCESS),
         Command::Create(arguments) => create::run(&arguments),

@@ -19,8 +19,8 @@ use super::torrent::Torrent;
 use crate::metainfo::TorrentId;
 use crate::swarm::{Connected, MetadataEffect, MetadataFetch, PeerKey, TorrentKey};
 use crate::wire::{
-    self, ExtendedHandshake, HOLEPUNCH, Handshake, Holepunch, Message, MetadataMessage, OUR_HOLEPUNCH_ID, OUR_METADATA_ID,
-    OUR_PEX_ID, PEX, PexMessage,
+    self, ExtendedHandshake, HOLEPUNCH, Handshake, Holepunch, Message, MetadataMessage, OUR_HOLEPUNCH_ID,
+    OUR_METADATA_ID, OUR_PEX_ID, PEX, PexMessage,
 };
 
 /// What is kept of what a peer says before it can be judged, bytes: metadata of 16 MiB cannot have pieces for a larger
@@ -187,8 +187,17 @@ impl Awaited {
         debug!(torrent = %self.name, %addr, client = %connected.id, "connected, for the metadata");
         let mut seat = Seat { awaited: &self, key, good: true, left: false };
         let utp = stream.is_utp();
-        let mut talk =
-            Talk { awaited: &self, key, addr, utp, kept: Vec::new(), rest: Vec::new(), pex: 0, holepunch: 0, dht_node: false };
+        let mut talk = Talk {
+            awaited: &self,
+            key,
+            addr,
+            utp,
+            kept: Vec::new(),
+            rest: Vec::new(),
+            pex: 0,
+            holepunch: 0,
+            dht_node: false,
+        };
         let torrent = match talk.run(&mut stream, &connected, &theirs, &link).await {
             Ok(torrent) => torrent,
             Err(error) => {

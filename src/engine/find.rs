@@ -11,7 +11,7 @@ use super::session::{Session, Shared};
 use super::sources::Sought;
 use crate::cache::Store;
 use crate::error::{Error, Result};
-use crate::metainfo::{HostPort, Magnet, Metainfo, as_directory};
+use crate::metainfo::{HostPort, Magnet, Metainfo};
 use crate::node::{Place, Source};
 use crate::swarm::TorrentKey;
 
@@ -50,7 +50,7 @@ impl Finding {
                     .await
                     .map_err(|e| Error::System { what: "read the metadata", cause: std::io::Error::other(e) })?;
                 match parsed {
-                    Ok(meta) => Ok(Arc::new(with_link(meta, &self.magnet))),
+                    Ok(meta) => Ok(Arc::new(self.magnet.with_metadata(meta))),
                     Err(cause) => Err(Error::Metadata { name: self.magnet.label(), cause }),
                 }
             }
@@ -79,13 +79,6 @@ impl Finding {
     }
 }
 
-/// Metadata with what the link says besides.
-fn with_link(meta: Metainfo, magnet: &Magnet) -> Metainfo {
-    let urls = magnet.web_seeds.iter().cloned();
-    let web_seeds = if meta.single_file { urls.collect() } else { urls.map(as_directory).collect() };
-    Metainfo { trackers: magnet.trackers.clone(), web_seeds, ..meta }
-}
-
 impl Session {
     /// Begins to look for the metadata of a torrent. [`Session::add`] with it takes over the connections that were made.
     ///
@@ -98,7 +91,7 @@ impl Session {
             if shared.by_hash.read().unwrap_or_else(PoisonError::into_inner).contains_key(&info_hash) {
                 return Err(Error::Duplicate(magnet.id));
             }
-            let meta = Arc::new(with_link(meta, &magnet));
+            let meta = Arc::new(magnet.with_metadata(meta));
             return Ok(Finding { magnet, state: State::Known(meta) });
         }
         let key = shared.name(info_hash, magnet.id)?;

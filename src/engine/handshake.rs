@@ -10,8 +10,8 @@ use rand::rngs::{StdRng, SysRng};
 
 use super::stream::Stream;
 use crate::config::Encryption;
-use crate::wire::mse::{Agreed, Initiator, MAX_PAD, Methods, Responder};
 use crate::wire::Handshake;
+use crate::wire::mse::{Agreed, Initiator, MAX_PAD, Methods, Responder};
 
 /// Connected to handshaken, both directions.
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
@@ -122,7 +122,8 @@ pub(super) async fn incoming<T>(
     if means.is_some_and(|means| means != theirs.info_hash) {
         return Err(invalid("it names one torrent in its encryption handshake and another in its handshake"));
     }
-    let (ours, torrent) = find(&theirs.info_hash).ok_or_else(|| invalid("it asks for a torrent that we do not have"))?;
+    let (ours, torrent) =
+        find(&theirs.info_hash).ok_or_else(|| invalid("it asks for a torrent that we do not have"))?;
     stream.write_all(&ours.encode()).await?;
     Ok((theirs, torrent))
 }

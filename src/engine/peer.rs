@@ -20,8 +20,8 @@ use crate::metainfo::Request;
 use crate::node::Witness;
 use crate::swarm::{CloseReason, Connected, Input, PeerKey, Receipt, Swarm, TorrentKey};
 use crate::wire::{
-    self, ExtendedHandshake, HOLEPUNCH, Handshake, Holepunch, Message, MetadataMessage, OUR_DONTHAVE_ID, OUR_HOLEPUNCH_ID,
-    OUR_METADATA_ID, OUR_PEX_ID, OUR_UPLOAD_ONLY_ID, PEX, PexMessage,
+    self, ExtendedHandshake, HOLEPUNCH, Handshake, Holepunch, Message, MetadataMessage, OUR_DONTHAVE_ID,
+    OUR_HOLEPUNCH_ID, OUR_METADATA_ID, OUR_PEX_ID, OUR_UPLOAD_ONLY_ID, PEX, PexMessage,
 };
 
 /// The worker's read buffer: the largest message, and as much again for the next read.

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
+use super::connect::Target;
 use super::discovery::{
     self, AnnounceSpec, Announcer, Deadlines, Dht, DhtSpec, Found, Lsd, PortMap, Progress, TrackerStatus,
 };
-use super::connect::Target;
 use super::session::Shared;
 use crate::node::{Source, Witness};
 use crate::swarm::TorrentKey;

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use data_encoding::{BASE32_NOPAD, HEXLOWER_PERMISSIVE};
 
-use super::addresses::address;
+use super::addresses::{address, as_directory};
 use super::{InfoHash, InfoHashV2, Metainfo, TorrentId, percent};
 
 /// The longest link that is read, bytes: a thousand trackers.
@@ -174,6 +174,14 @@ impl Magnet {
             web_seeds: meta.web_seeds.clone(),
             ..Self::of(meta.id)
         }
+    }
+
+    /// The torrent, with its trackers and web seeds from the link.
+    #[must_use]
+    pub fn with_metadata(&self, meta: Metainfo) -> Metainfo {
+        let urls = self.web_seeds.iter().cloned();
+        let web_seeds = if meta.single_file { urls.collect() } else { urls.map(as_directory).collect() };
+        Metainfo { trackers: self.trackers.clone(), web_seeds, ..meta }
     }
 
     /// What to call it until its metadata is there.

@@ -16,7 +16,7 @@ pub(crate) mod percent;
 mod torrent;
 mod web_seed;
 
-pub(crate) use addresses::{MAX_LENGTH as MAX_ADDRESS_LENGTH, as_directory};
+pub(crate) use addresses::MAX_LENGTH as MAX_ADDRESS_LENGTH;
 pub use geometry::{BLOCK_LENGTH, Block, Geometry, GeometryError, PieceIndex, Request};
 pub use id::{InfoHash, InfoHashV2, TorrentId};
 pub(crate) use links::text as link_text;

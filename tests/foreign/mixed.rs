@@ -221,6 +221,9 @@ fn everybody_completes_in_a_mixed_swarm_that_churns() {
         assert_same_bytes(&dataset, &mount.path(&dataset.name));
         true
     });
+    for way in ["utp=true", "utp=false", "sealed=true", "sealed=false"] {
+        assert!(ours.log().contains(way), "nobody came to our seed that has {way}");
+    }
     members.iter_mut().for_each(|member| told.extend(member.leave()));
     told.extend(suspicious("swarmfs seed", &ours.log()));
     told.extend(suspicious("swarmfs mount", &mount.log()));

@@ -14,6 +14,7 @@ use crate::support::dataset::Dataset;
 use crate::support::gets::{get, seed, succeeds};
 use crate::support::mounts::mount;
 use crate::support::peer::handshake;
+use crate::support::process::{output, swarmfs};
 use crate::support::reading::assert_same_bytes;
 use crate::support::torrent::Torrent;
 use crate::support::{loopback, wait_until};
@@ -142,6 +143,15 @@ fn a_torrent_appears_when_its_metadata_is_there_and_the_next_time_at_once() {
     let second = mount(&[&hash]).args(&options).start();
     assert_same_bytes(&dataset, &second.path(&dataset.name));
     assert!(!second.log().contains("its metadata is awaited"), "{}", second.log());
+    // `info` finds it there, too, while the mount uses the directory.
+    let info = |more: &[&str]| {
+        let info = output(swarmfs().arg("info").arg(&hash).args(more), Duration::from_secs(5));
+        String::from_utf8(info.stdout).expect("UTF-8")
+    };
+    let known = info(&options[..2]);
+    assert!(known.contains(&dataset.name) && known.contains("piece length  16384 bytes"), "{known}");
+    let nowhere = info(&["--cache-dir", dir.path().join("none").to_str().expect("a plain path")]);
+    assert!(nowhere.contains("awaited"), "{nowhere}");
 }
 
 #[test]

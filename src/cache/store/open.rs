@@ -100,10 +100,7 @@ impl Store {
     /// The metadata of a torrent that was here once, without trackers and web seeds.
     #[must_use]
     pub fn metadata(&self, id: &TorrentId) -> Option<Metainfo> {
-        let wire = id.wire();
-        let dir = disk::open_dir(&self.root, &Hex(&wire).to_string()).ok()?;
-        let meta = Entry::meta(&dir, &wire).ok()?;
-        id.v2.is_none_or(|v2| meta.id.v2 == Some(v2)).then_some(meta)
+        metadata_in(&self.root, id)
     }
 
     fn serial(&self) -> u32 {
@@ -177,6 +174,14 @@ impl Store {
             Err(error) => self.failed("free space", &error),
         }
     }
+}
+
+/// The metadata of a torrent in the store with this directory.
+pub(super) fn metadata_in(root: &OwnedFd, id: &TorrentId) -> Option<Metainfo> {
+    let wire = id.wire();
+    let dir = disk::open_dir(root, &Hex(&wire).to_string()).ok()?;
+    let meta = Entry::meta(&dir, &wire).ok()?;
+    id.v2.is_none_or(|v2| meta.id.v2 == Some(v2)).then_some(meta)
 }
 
 /// Half of what is free, and what is there already, are the most that `size` may be.

@@ -1,6 +1,7 @@
 //! What people do with a store by hand: look, make it smaller, check it.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,10 +11,10 @@ use sha1::{Digest, Sha1};
 
 use super::clock::Clock;
 use super::entry::{Entry, EntryError};
-use super::open::id_of;
+use super::open::{id_of, metadata_in};
 use super::{CHUNK, Hex, Room, Store, disk};
 use crate::error::{Error, Result};
-use crate::metainfo::{Metainfo, PieceIndex};
+use crate::metainfo::{Metainfo, PieceIndex, TorrentId};
 
 /// A torrent in a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,19 +50,30 @@ pub struct Checkup {
     pub damaged: u32,
 }
 
+/// The directory of a store, to be read; none if there is none.
+fn look_into(path: &Path) -> io::Result<Option<OwnedFd>> {
+    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+    match rustix::fs::openat(CWD, path, flags, Mode::empty()) {
+        Ok(root) => Ok(Some(root)),
+        Err(rustix::io::Errno::NOENT) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 impl Store {
+    /// The metadata of a torrent in the store at `path`, which may be in use; none if it was never there.
+    #[must_use]
+    pub fn find(path: &Path, id: &TorrentId) -> Option<Metainfo> {
+        metadata_in(&look_into(path).ok()??, id)
+    }
+
     /// The torrents of the store at `path`, as they are on the disk now; it may be in use. Empty if there is none.
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be read.
     pub fn list(path: &Path) -> Result<Vec<Listed>> {
         let trouble = |cause: io::Error| Error::Io { path: path.into(), what: "read", cause };
-        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-        let root = match rustix::fs::openat(CWD, path, flags, Mode::empty()) {
-            Ok(root) => root,
-            Err(rustix::io::Errno::NOENT) => return Ok(Vec::new()),
-            Err(error) => return Err(trouble(error.into())),
-        };
+        let Some(root) = look_into(path).map_err(trouble)? else { return Ok(Vec::new()) };
         let clock = Clock::start();
         let mut names = disk::names(&root).map_err(trouble)?;
         names.sort_unstable();
