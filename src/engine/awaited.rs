@@ -13,7 +13,7 @@ use tracing::{debug, info, warn};
 
 use super::links::{About, End, Link, Links};
 use super::peer::{Peer, hello};
-use super::session::Shared;
+use super::shared::Shared;
 use super::stream::Stream;
 use super::torrent::Torrent;
 use crate::metainfo::TorrentId;

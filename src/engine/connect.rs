@@ -17,7 +17,7 @@ use super::dial::{Unreached, reach};
 use super::handshake;
 use super::links::{End, Links};
 use super::peer::Peer;
-use super::session::Shared;
+use super::shared::Shared;
 use super::stream::Stream;
 use super::torrent::Torrent;
 use crate::swarm::{Connected, Input, PeerKey, TorrentKey};

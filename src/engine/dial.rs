@@ -10,7 +10,7 @@ use tracing::debug;
 
 use super::connect::Target;
 use super::handshake::{self, Failure};
-use super::session::Shared;
+use super::shared::Shared;
 use super::stream::Stream;
 use crate::config::Encryption;
 use crate::node::Way;

@@ -7,7 +7,8 @@ use std::sync::{Arc, PoisonError};
 use tracing::debug;
 
 use super::awaited::Awaited;
-use super::session::{Session, Shared};
+use super::session::Session;
+use super::shared::Shared;
 use super::sources::Sought;
 use crate::cache::Store;
 use crate::error::{Error, Result};

@@ -10,7 +10,7 @@ use tracing::debug;
 use super::connect::{Target, connect};
 use super::dial::punch;
 use super::links::About;
-use super::session::Shared;
+use super::shared::Shared;
 use crate::node::Rendezvous;
 use crate::swarm::{PeerKey, TorrentKey};
 use crate::wire::Holepunch;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, info};
 
 use super::copy::DiskCopy;
-use super::session::Shared;
+use super::shared::Shared;
 use super::torrent::Torrent;
 use crate::cache::{Entry, Put, Room, Store, Verified};
 use crate::error::{Error, Result};

@@ -29,6 +29,7 @@ mod reads;
 mod sending;
 mod serve;
 mod session;
+mod shared;
 mod sources;
 mod stream;
 mod torrent;

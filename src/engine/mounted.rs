@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::content::{Backing, Bytes, Content, Reply};
 use super::reads::Parked;
-use super::session::{Shared, close_all};
+use super::shared::{Shared, close_all};
 use super::torrent::Torrent;
 use super::untold::Untold;
 use crate::swarm::{HandleId, Input, ReadId, Swarm, TorrentKey};

@@ -13,7 +13,7 @@ use tracing::debug;
 use super::links::{About, End, Link};
 use super::metadata::MetadataServed;
 use super::outbox::{Outbox, SLICES};
-use super::session::Shared;
+use super::shared::Shared;
 use super::stream::Stream;
 use super::torrent::Torrent;
 use crate::metainfo::Request;
@@ -380,7 +380,7 @@ pub(super) fn hello(shared: &Shared, key: TorrentKey, addr: SocketAddr, metadata
     ExtendedHandshake {
         messages: pex.into_iter().chain(holepunch).collect(),
         donthave: Some(OUR_DONTHAVE_ID),
-        reqq: Some(super::session::REQQ),
+        reqq: Some(super::shared::REQQ),
         client: Some(concat!("swarmfs ", env!("CARGO_PKG_VERSION")).to_owned()),
         listen_port: Some(shared.port).filter(|&port| port != 0),
         upload_only_id: Some(OUR_UPLOAD_ONLY_ID),

@@ -9,7 +9,7 @@ use super::connect::Target;
 use super::discovery::{
     self, AnnounceSpec, Announcer, Deadlines, Dht, DhtSpec, Found, Lsd, PortMap, Progress, TrackerStatus,
 };
-use super::session::Shared;
+use super::shared::Shared;
 use crate::node::{Source, Witness};
 use crate::swarm::TorrentKey;
 use crate::wire::Handshake;

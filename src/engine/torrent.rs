@@ -15,7 +15,7 @@ use super::discovery::{self, Announcer, TrackerStatus};
 use super::links::{End, Links};
 use super::reach::origin;
 use super::reads::Reads;
-use super::session::Shared;
+use super::shared::Shared;
 use super::untold::Untold;
 use crate::cache::{Entry, Verified};
 use crate::metainfo::{Metainfo, PieceIndex};

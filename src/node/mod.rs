@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod admission;
 mod blocks;
 mod choker;
 mod connections;
@@ -28,8 +29,8 @@ use crate::wire::{PeerId, PexMessage, PexPeer};
 use address::canonical;
 pub use blocks::Blocks;
 use choker::Choker;
+use connections::Connections;
 pub use connections::Refusal;
-use connections::{Connection, Connections};
 use dials::Dials;
 use external::External;
 pub use external::Witness;
@@ -39,7 +40,7 @@ use memory::Credits;
 use pex::Exchange;
 pub use pex::Exchanged;
 pub use place::Place;
-use priority::priority;
+
 pub use rates::Bucket;
 pub use source::Source;
 
@@ -292,49 +293,6 @@ impl Node {
         self.dials.next_timeout(self.connections.left())
     }
 
-    /// A dialled address gave no connection, or its handshake failed.
-    pub fn dial_failed(&mut self, now: Instant, torrent: TorrentKey, addr: SocketAddr) {
-        let addr = canonical(addr);
-        if self.connections.listens(torrent, addr) {
-            // It dialled us at the same time, and closed this one.
-            self.dials.connected(now, torrent, addr);
-        } else {
-            self.dials.failed(now, torrent, addr);
-        }
-    }
-
-    /// A socket was accepted. When its handshake is over, [`Node::accept_done`] follows.
-    ///
-    /// # Errors
-    /// A [`Refusal`]: close it at once, nothing follows.
-    pub fn accept(&mut self, now: Instant, from: SocketAddr) -> Result<(), Refusal> {
-        let from = canonical(from);
-        if self.scope.blocks.contain(from.ip()) {
-            return Err(Refusal::Blocked);
-        }
-        let outranks = self.connections.left() == 0 && self.outranked_by(now, from).is_some();
-        self.connections.accept(now, from, outranks)
-    }
-
-    /// Who would make room for a peer at this address: with every connection taken, the one of the lowest canonical
-    /// priority (BEP 40) below the newcomer's, if it is a minute old and not the user's own.
-    fn outranked_by(&self, now: Instant, newcomer: SocketAddr) -> Option<PeerKey> {
-        let rank = |addr: SocketAddr| {
-            let global = Place::of(addr.ip()) == Place::Global;
-            let ours = self.external.of_family(addr.is_ipv4()).filter(|_| global)?;
-            priority(SocketAddr::new(ours, self.port), addr)
-        };
-        self.connections.outranked(now, rank(newcomer)?, |c| {
-            let listens = c.listens.unwrap_or(c.addr);
-            if self.dials.is_users(c.torrent, listens) { None } else { rank(c.addr) }
-        })
-    }
-
-    /// Peers that had to make room for others since the last call: the caller closes them.
-    pub fn take_outranked(&mut self) -> Vec<(TorrentKey, PeerKey)> {
-        std::mem::take(&mut self.outranked)
-    }
-
     /// Somebody says at which address he sees us. `port` is where we listen.
     pub fn seen(&mut self, by: Witness, ours: IpAddr, port: u16) {
         self.port = port;
@@ -348,89 +306,6 @@ impl Node {
     #[must_use]
     pub fn external(&self, v4: bool) -> Option<IpAddr> {
         self.external.of_family(v4)
-    }
-
-    /// The handshake of an accepted socket is over: it failed or took too long, or [`Node::connected`] follows.
-    pub fn accept_done(&mut self, from: SocketAddr) {
-        self.connections.accept_done(canonical(from));
-    }
-
-    /// A connection's handshakes are done. If a connection is returned, this one replaces it and the caller closes that
-    /// one: the two nodes dialled each other at the same time.
-    ///
-    /// # Errors
-    /// A [`Refusal`]: close it; neither [`Node::disconnected`] nor [`Node::dial_failed`] follows.
-    pub fn connected(
-        &mut self,
-        now: Instant,
-        peer: PeerKey,
-        torrent: TorrentKey,
-        addr: SocketAddr,
-        id: PeerId,
-        outgoing: bool,
-    ) -> Result<Option<PeerKey>, Refusal> {
-        let addr = canonical(addr);
-        let listens = outgoing.then_some(addr);
-        let new = Connection { torrent, addr, id, outgoing, listens, since: now };
-        let blocked = self.scope.blocks.contain(addr.ip());
-        let mut verdict = if blocked { Err(Refusal::Blocked) } else { self.connections.connected(peer, new) };
-        if verdict == Err(Refusal::Full)
-            && !outgoing
-            && let Some(weakest) = self.outranked_by(now, addr)
-            && let Some(torrent) = self.connections.get(weakest).map(|c| c.torrent)
-        {
-            self.disconnected(now, weakest, true);
-            self.outranked.push((torrent, weakest));
-            verdict = self.connections.connected(peer, new);
-        }
-        match verdict {
-            Ok(replaced) => {
-                if let Some(old) = replaced {
-                    self.choker.forget(now, old);
-                    self.exchange.remove(old);
-                    self.introductions.remove(old);
-                }
-                if outgoing {
-                    self.dials.connected(now, torrent, addr);
-                }
-                self.exchange.changed(now, torrent);
-            }
-            Err(Refusal::Ourselves) if outgoing => self.dials.ourselves(now, torrent, addr),
-            // It came to us first: this is where it listens, and it is connected.
-            Err(Refusal::Duplicate) if outgoing => match self.connections.came_from(torrent, addr, id) {
-                Some(open) => {
-                    open.listens = Some(addr);
-                    self.dials.connected(now, torrent, addr);
-                    self.exchange.changed(now, torrent);
-                }
-                None => self.dials.turned_away(now, torrent, addr),
-            },
-            Err(_) if outgoing => self.dials.turned_away(now, torrent, addr),
-            Err(_) => {}
-        }
-        verdict
-    }
-
-    /// A connection has ended. `good` is false if the peer broke the protocol. Unknown ones (refused or replaced) are
-    /// ignored.
-    pub fn disconnected(&mut self, now: Instant, peer: PeerKey, good: bool) {
-        self.upload.leave(peer);
-        self.download.leave(peer);
-        let Some(gone) = self.connections.remove(peer) else { return };
-        self.choker.forget(now, peer);
-        self.exchange.remove(peer);
-        self.introductions.remove(peer);
-        self.exchange.changed(now, gone.torrent);
-        if let Some(listens) = gone.listens {
-            let lived = now.saturating_duration_since(gone.since);
-            self.dials.disconnected(now, gone.torrent, listens, lived, good);
-        }
-    }
-
-    /// The peer at this address was proved to have lied: neither dialled nor accepted for an hour; after three ports of
-    /// one public IP, nor is that IP. Call it before [`Node::disconnected`], while it is known who was there.
-    pub fn ban(&mut self, now: Instant, torrent: TorrentKey, addr: SocketAddr) {
-        self.connections.ban(now, torrent, canonical(addr));
     }
 
     /// The torrent is gone, its connections already closed. Returns the memory grants that this makes possible.
@@ -524,215 +399,5 @@ impl Node {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    const A: TorrentKey = TorrentKey(1);
-
-    fn node(base: Instant) -> Node {
-        node_of(3, base)
-    }
-
-    /// A node that may have so many peers.
-    pub(super) fn node_of(max_peers: usize, base: Instant) -> Node {
-        let limits = Limits {
-            peer_id: PeerId([9; 20]),
-            upload_slots: 4,
-            max_peers,
-            upload_limit: None,
-            download_limit: None,
-            upload: true,
-            assembly_bytes: 1 << 20,
-        };
-        Node::new(limits, 1, base)
-    }
-
-    pub(super) fn addr(text: &str) -> SocketAddr {
-        text.parse().unwrap()
-    }
-
-    #[test]
-    fn a_mapped_address_is_the_same_peer() {
-        let base = Instant::now();
-        let mut node = node(base);
-        node.add_candidates(
-            base,
-            A,
-            &[addr("[::ffff:203.0.113.7]:5"), addr("203.0.113.7:5")],
-            Source::Tracker(Place::Private),
-        );
-        assert_eq!(node.next_dial(base), Some((A, addr("203.0.113.7:5"))));
-        assert_eq!(node.next_dial(base), None);
-        assert_eq!(node.connected(base, PeerKey(1), A, addr("203.0.113.7:5"), PeerId([10; 20]), true), Ok(None));
-        let mapped = addr("[::ffff:203.0.113.7]:777");
-        assert_eq!(node.connected(base, PeerKey(2), A, mapped, PeerId([10; 20]), false), Err(Refusal::Duplicate));
-        node.ban(base, A, addr("[::ffff:203.0.113.7]:5"));
-        assert_eq!(node.accept(base, addr("203.0.113.7:5")), Err(Refusal::Banned));
-    }
-
-    #[test]
-    fn what_is_blocked_is_neither_dialled_nor_accepted_whoever_names_it() {
-        let base = Instant::now();
-        let mut node = node(base);
-        node.add_candidates(base, A, &[addr("203.0.113.9:5")], Source::User);
-        let (blocks, _) = Blocks::parse(b"bad:203.0.113.7-203.0.113.9\n2001:db8::/32\n");
-        node.set_scope(Scope { blocks: Arc::new(blocks), ..Scope::default() });
-        let named = ["203.0.113.7:5", "[::ffff:203.0.113.8]:5", "[2001:db8::1]:5", "203.0.113.10:5"].map(addr);
-        for source in [Source::User, Source::Tracker(Place::Private), Source::Dht(Place::Global), Source::Lsd] {
-            node.add_candidates(base, A, &named, source);
-        }
-        // Nor one that was known before.
-        assert_eq!(node.next_dial(base), Some((A, addr("203.0.113.10:5"))));
-        assert_eq!(node.next_dial(base), None);
-        assert_eq!(node.accept(base, addr("[::ffff:203.0.113.7]:9")), Err(Refusal::Blocked));
-        assert_eq!(node.accept(base, addr("[2001:db8::9]:9")), Err(Refusal::Blocked));
-        assert_eq!(node.accept(base, addr("203.0.113.10:9")), Ok(()));
-        let verdict = node.connected(base, PeerKey(1), A, addr("203.0.113.7:5"), PeerId([1; 20]), true);
-        assert_eq!(verdict, Err(Refusal::Blocked));
-        // Nor by a peer that names others.
-        node.connected(base, PeerKey(2), A, addr("203.0.113.10:5"), PeerId([2; 20]), true).unwrap();
-        let added = ["203.0.113.7:1", "[2001:db8::5]:1", "203.0.113.11:1"];
-        let added = added.map(|text| PexPeer { addr: addr(text), flags: 0 }).to_vec();
-        node.pex_heard(base, PeerKey(2), &PexMessage { added, dropped: Vec::new() }, false);
-        assert_eq!(node.next_dial(base), Some((A, addr("203.0.113.11:1"))));
-        assert_eq!(node.next_dial(base), None);
-    }
-
-    #[test]
-    fn a_family_that_we_do_not_have_is_not_dialled() {
-        let base = Instant::now();
-        let mut node = node(base);
-        let named = ["203.0.113.7:5", "[2001:db8::1]:5"].map(addr);
-        node.set_scope(Scope { v4: false, ..Scope::default() });
-        node.add_candidates(base, A, &named, Source::User);
-        assert_eq!((node.next_dial(base), node.next_dial(base)), (Some((A, named[1])), None));
-    }
-
-    #[test]
-    fn we_never_dial_ourselves_twice() {
-        let base = Instant::now();
-        let mut node = node(base);
-        node.add_candidates(base, A, &[addr("10.0.0.1:1")], Source::User);
-        node.next_dial(base).unwrap();
-        let verdict = node.connected(base, PeerKey(1), A, addr("10.0.0.1:1"), PeerId([9; 20]), true);
-        assert_eq!(verdict, Err(Refusal::Ourselves));
-        assert_eq!(node.half_open(), 0);
-        node.add_candidates(base, A, &[addr("10.0.0.1:1")], Source::Tracker(Place::Private));
-        node.boost(base + Duration::from_secs(100), A);
-        assert_eq!(node.next_timeout(), None);
-        assert_eq!(node.next_dial(base + Duration::from_secs(1000)), None);
-    }
-
-    #[test]
-    fn an_incoming_peer_is_dialled_where_it_listens_once_it_is_gone() {
-        let base = Instant::now();
-        let mut node = node(base);
-        node.accept(base, addr("10.0.0.2:40000")).unwrap();
-        node.accept_done(addr("10.0.0.2:40000"));
-        node.connected(base, PeerKey(1), A, addr("10.0.0.2:40000"), PeerId([1; 20]), false).unwrap();
-        node.listening(base, PeerKey(1), 6881);
-        node.add_candidates(base, A, &[addr("10.0.0.2:6881")], Source::Tracker(Place::Private));
-        assert_eq!(node.next_dial(base), None, "it is connected");
-        let gone = base + Duration::from_secs(30);
-        node.disconnected(gone, PeerKey(1), true);
-        assert_eq!(node.next_timeout(), Some(gone + Duration::from_secs(60)));
-        assert_eq!(node.next_dial(gone + Duration::from_secs(60)), Some((A, addr("10.0.0.2:6881"))));
-    }
-
-    #[test]
-    fn a_banned_address_is_not_dialled() {
-        let base = Instant::now();
-        let mut node = node(base);
-        node.add_candidates(base, A, &[addr("10.0.0.1:1"), addr("10.0.0.2:1")], Source::Tracker(Place::Private));
-        node.ban(base, A, addr("10.0.0.1:1"));
-        assert_eq!(node.next_dial(base), Some((A, addr("10.0.0.2:1"))));
-        assert_eq!(node.next_dial(base), None);
-    }
-
-    #[test]
-    fn peers_that_are_exchanged_are_dialled_and_told_on() {
-        let base = Instant::now();
-        let mut node = node(base);
-        node.connected(base, PeerKey(1), A, addr("203.0.113.1:50000"), PeerId([1; 20]), false).unwrap();
-        node.wants_pex(base, PeerKey(1), true);
-        let named = |text: &str, flags| PexPeer { addr: addr(text), flags };
-        let added = vec![named("203.0.113.2:1", 0), named("10.0.0.1:1", 0), named("203.0.113.3:1", PexPeer::SEED)];
-        let message = PexMessage { added, dropped: vec![] };
-        assert_eq!(node.pex_heard(base, PeerKey(1), &message, true), Exchanged::Taken);
-        assert_eq!(node.next_dial(base), Some((A, addr("203.0.113.2:1"))));
-        assert_eq!(node.next_dial(base), None, "a local address, and a seed while we are one");
-        node.connected(base, PeerKey(2), A, addr("203.0.113.2:1"), PeerId([2; 20]), true).unwrap();
-        let due = node.next_pex().unwrap();
-        assert_eq!(node.pex_due(due), BTreeSet::from([A]));
-        let told = node.pex(due, A, &BTreeSet::new());
-        let added = vec![named("203.0.113.2:1", PexPeer::REACHABLE)];
-        assert_eq!(told, [(PeerKey(1), PexMessage { added, dropped: vec![] })]);
-        assert_eq!(node.next_pex(), None);
-        node.disconnected(due, PeerKey(2), true);
-        assert!(node.next_pex().is_some(), "that it is gone is told");
-
-        node.set_private(A);
-        assert_eq!(node.next_pex(), None);
-        node.wants_pex(base, PeerKey(1), true);
-        assert_eq!(node.next_pex(), None);
-        let known = node.known_peers(A);
-        assert_eq!(node.pex_heard(base, PeerKey(1), &message, false), Exchanged::Ignored);
-        assert_eq!(node.known_peers(A), known);
-    }
-
-    #[test]
-    fn at_the_limit_the_lowest_priority_makes_room_and_the_users_own_stays() {
-        let base = Instant::now();
-        let mut node = node(base);
-        let ours = addr("203.0.113.9:6881");
-        let mut peers: Vec<SocketAddr> = (1..6).map(|n| SocketAddr::from(([n * 31, n, n, n], 7000))).collect();
-        peers.sort_by_key(|&addr| priority(ours, addr));
-        let id = |n: u8| PeerId([n; 20]);
-        node.add_candidates(base, A, &peers[..1], Source::User);
-        node.next_dial(base).unwrap();
-        node.connected(base, PeerKey(0), A, peers[0], id(1), true).unwrap();
-        for n in [1u8, 3] {
-            node.connected(base, PeerKey(n.into()), A, peers[usize::from(n)], id(n + 1), false).unwrap();
-        }
-        let later = base + Duration::from_secs(60);
-        assert_eq!(node.accept(later, peers[4]), Err(Refusal::Full), "we do not know our address");
-        for by in &peers[1..3] {
-            node.seen(Witness::Peer(by.ip()), ours.ip(), ours.port());
-        }
-        assert_eq!(node.external(true), Some(ours.ip()));
-        assert_eq!(node.accept(base, peers[4]), Err(Refusal::Full), "all are new");
-        assert_eq!(node.accept(later, addr("10.0.0.1:1")), Err(Refusal::Full), "a local address has no rank");
-        assert_eq!(node.accept(later, peers[4]), Ok(()));
-        node.accept_done(peers[4]);
-        assert_eq!(node.connected(later, PeerKey(4), A, peers[4], id(5), false), Ok(None));
-        assert_eq!(node.take_outranked(), [(A, PeerKey(1))]);
-        assert_eq!((node.connections(), node.take_outranked()), (3, vec![]));
-        assert_eq!(node.accept(later, peers[2]), Err(Refusal::Full), "below the other one");
-        assert_eq!(node.connected(later, PeerKey(2), A, peers[2], id(8), false), Err(Refusal::Full));
-    }
-
-    #[test]
-    fn without_upload_everyone_stays_choked() {
-        let base = Instant::now();
-        let mut node = node(base);
-        node.limits.upload = false;
-        let candidate = Candidate {
-            peer: PeerKey(1),
-            interested: true,
-            wanted: true,
-            unchoked: false,
-            received: 100,
-            sent: 0,
-            connected: base,
-            snubbed: false,
-            seed: false,
-        };
-        node.interest(base, PeerKey(1), true);
-        let due = node.next_rechoke();
-        assert_eq!(due, base + Duration::from_secs(10));
-        assert_eq!(node.rechoke(due, &[(A, true, vec![candidate])]), [(A, vec![])]);
-        assert!(node.next_rechoke() > due);
-    }
-}
+#[path = "node_tests.rs"]
+mod tests;
