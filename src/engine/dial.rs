@@ -117,10 +117,10 @@ async fn open(shared: &Shared, addr: SocketAddr, utp_first: bool) -> io::Result<
 
 /// The first that succeeds; the other is dropped. `second` begins after [`HEAD_START`], or as soon as `first` has failed:
 /// then it is not waited for as long as it likes.
-async fn race(
-    first: impl Future<Output = io::Result<Stream>>,
-    second: impl Future<Output = io::Result<Stream>>,
-) -> io::Result<Stream> {
+async fn race<T>(
+    first: impl Future<Output = io::Result<T>>,
+    second: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
     tokio::pin!(first, second);
     let refused = tokio::select! {
         opened = &mut first => match opened {
@@ -144,4 +144,47 @@ async fn race(
     };
     // Its reason tells more: who has no uTP does not answer.
     timeout(AFTER_REFUSAL, second).await.ok().and_then(Result::ok).ok_or(refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    fn refused<T>(why: &str) -> io::Result<T> {
+        Err(io::Error::other(why.to_owned()))
+    }
+
+    #[tokio::test]
+    async fn the_second_way_is_not_begun_where_the_first_is_there_at_once() {
+        let begun = Cell::new(false);
+        let second = async {
+            begun.set(true);
+            Ok("second")
+        };
+        assert_eq!(race(ready(Ok("first")), second).await.ok(), Some("first"));
+        assert!(!begun.get());
+    }
+
+    #[tokio::test]
+    async fn the_second_way_wins_where_the_first_is_silent_or_refused() {
+        assert_eq!(race(pending(), ready(Ok("second"))).await.ok(), Some("second"));
+        assert_eq!(race(ready(refused("no")), ready(Ok("second"))).await.ok(), Some("second"));
+        // One that fails first does not end the other.
+        let late = async {
+            sleep(HEAD_START + Duration::from_millis(50)).await;
+            Ok("first")
+        };
+        assert_eq!(race(late, ready(refused("no"))).await.ok(), Some("first"));
+    }
+
+    #[tokio::test]
+    async fn where_nothing_is_there_the_first_ways_reason_is_told() {
+        for second in [refused::<()>("second"), Ok(())] {
+            let both = race(ready(refused("first")), async { if second.is_ok() { pending().await } else { second } });
+            assert_eq!(both.await.expect_err("nobody is there").to_string(), "first");
+        }
+    }
 }

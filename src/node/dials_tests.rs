@@ -280,3 +280,22 @@ fn among_equals_the_canonical_priority_decides_once_we_know_our_address() {
     dials.add(base, A, [last].into_iter(), Source::User);
     assert_eq!(next(&mut dials, base), Some((A, last)), "the user's own goes first all the same");
 }
+
+#[test]
+fn an_address_is_dialled_as_it_was_reached_before() {
+    let base = Instant::now();
+    let mut dials = Dials::new(1);
+    let (public, private) = ("8.8.8.8:1".parse().unwrap(), "10.0.0.1:1".parse().unwrap());
+    dials.add(base, A, [public, private].into_iter(), Source::User);
+    let tcp = |encrypted| Way { encrypted, utp: false };
+    // Nobody knows: hidden in public networks only.
+    assert_eq!((dials.way(A, public), dials.way(A, private)), (tcp(true), tcp(false)));
+    let reached = Way { encrypted: false, utp: true };
+    dials.reached(A, public, reached);
+    assert_eq!((dials.way(A, public), dials.way(A, private)), (reached, tcp(false)));
+    // Each torrent knows for itself, and what nobody knows is not remembered.
+    dials.reached(B, public, reached);
+    assert_eq!(dials.way(B, public), tcp(true));
+    dials.remove(A);
+    assert_eq!(dials.way(A, public), tcp(true));
+}

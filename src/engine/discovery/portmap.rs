@@ -31,8 +31,9 @@ const PATIENCE: TimeoutConfig =
     TimeoutConfig { initial_timeout: Duration::from_millis(250), max_retries: 2, max_retry_timeout: None };
 /// What a search for an IGD may take: its devices have up to 2 s for their answers.
 const SEARCH: Duration = Duration::from_secs(4);
-/// What the end may take.
+/// What the end may take, and of this, what is under way: who does not hear the answer cannot take it back.
 const STOP: Duration = Duration::from_millis(1500);
+const UNDER_WAY: Duration = Duration::from_millis(750);
 /// What the gateway's own page shows.
 const DESCRIPTION: &str = "swarmfs";
 /// Both of them: peers come over TCP and uTP.
@@ -108,10 +109,8 @@ async fn run(network: Network, port: NonZeroU16, external: External, mut stopped
                 }
             }
         };
-        let end = tokio::select! {
-            end = attempt => end,
-            _ = stopped.wait_for(|stopped| *stopped) => break,
-        };
+        let end = until(attempt, &mut stopped).await;
+        let Some(end) = end else { break };
         let wait = match (end, &mapped) {
             (Ok(()), Some(mapped)) => {
                 mapped.external().await.into_iter().for_each(|ip| external(ip));
@@ -132,6 +131,17 @@ async fn run(network: Network, port: NonZeroU16, external: External, mut stopped
     if let Some(mapped) = mapped {
         mapped.remove().await;
     }
+}
+
+/// What an attempt comes to; none if the end came first, which leaves it some time still.
+async fn until<T>(attempt: impl Future<Output = T>, stopped: &mut watch::Receiver<bool>) -> Option<T> {
+    tokio::pin!(attempt);
+    tokio::select! {
+        end = &mut attempt => return Some(end),
+        _ = stopped.wait_for(|stopped| *stopped) => {}
+    }
+    let _ = timeout(UNDER_WAY, attempt).await;
+    None
 }
 
 /// Who has mapped the port.
