@@ -42,6 +42,7 @@ impl Proxy {
         };
         let port =
             url.port().filter(|&port| port != 0).ok_or("--proxy names no port: SOCKS5 proxies often have 1080")?;
+        let plain = |text| String::from_utf8(percent::decode(text, false)).ok();
         let (user, password) = (plain(url.username()), plain(url.password().unwrap_or_default()));
         let (user, password) = user.zip(password).ok_or("--proxy: its user name and password are not text")?;
         let credentials = match (user.len(), password.len()) {
@@ -80,19 +81,6 @@ impl Proxy {
 /// With an escape for whatever is no letter or digit.
 fn escaped(text: &str) -> String {
     percent::encode(text.as_bytes(), |byte| byte.is_ascii_alphanumeric())
-}
-
-/// Without escapes, if that is text.
-fn plain(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        let digits = after.first_chunk::<2>().and_then(|pair| str::from_utf8(pair).ok());
-        let escaped = digits.filter(|_| byte == b'%').and_then(|pair| u8::from_str_radix(pair, 16).ok());
-        bytes.push(escaped.unwrap_or(byte));
-        rest = if escaped.is_some() { after.get(2..).unwrap_or_default() } else { after };
-    }
-    String::from_utf8(bytes).ok()
 }
 
 impl fmt::Display for Proxy {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use tracing::{debug, info, warn};
 
+use super::due::due;
 use super::links::{About, End, Link, Links};
 use super::peer::{Peer, hello};
 use super::shared::Shared;
@@ -153,7 +154,7 @@ impl Awaited {
         let (mut metadata, mut given_up) = (self.metadata.subscribe(), self.given_up.subscribe());
         let mut starved = tokio::time::interval(STARVED);
         loop {
-            let due = self.lock().next_timeout();
+            let next = self.lock().next_timeout();
             tokio::select! {
                 _ = starved.tick() => if self.links.len() == 0 {
                     // As a read that nobody can answer: addresses that did not answer are dialled again.
@@ -161,7 +162,7 @@ impl Awaited {
                     self.shared.node_wake.notify_one();
                     self.shared.sources.want_peers(self.key);
                 },
-                () = sleep_until(due) => self.enter(MetadataFetch::timeout),
+                () = due(next) => self.enter(MetadataFetch::timeout),
                 () = self.news.notified() => {}
                 there = metadata.wait_for(Option::is_some) => {
                     drop(there);
@@ -224,13 +225,6 @@ impl Awaited {
         // With what was needed to find the metadata.
         drop(self);
         Peer::run(torrent, stream, connected, theirs, next, true).await;
-    }
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
     }
 }
 
@@ -333,7 +327,7 @@ impl Talk<'_> {
                         self.take_in(&buffer[..count])?;
                     }
                 },
-                () = sleep_until(Some(said + KEEP_ALIVE)) => {
+                () = due(Some(said + KEEP_ALIVE)) => {
                     if heard.elapsed() >= 2 * KEEP_ALIVE {
                         return Err(io::Error::new(io::ErrorKind::TimedOut, "idle"));
                     }

@@ -11,6 +11,7 @@ mod content;
 mod copy;
 mod dial;
 pub mod discovery;
+mod due;
 mod find;
 mod handshake;
 mod hashes;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
+use super::due::due;
 use super::links::{About, End, Link};
 use super::metadata::MetadataServed;
 use super::outbox::{Outbox, SLICES};
@@ -190,8 +191,8 @@ impl Peer {
             drop(turn);
             give_way(&mut moved).await;
             let (reads, writes) = (self.read_held.is_none(), self.has_to_send());
-            let held = self.send_held.into_iter().chain(self.read_held).min().map(tokio::time::Instant::from_std);
-            let stuck = self.stuck.map(|since| tokio::time::Instant::from_std(since + STUCK));
+            let held = self.send_held.into_iter().chain(self.read_held).min();
+            let stuck = self.stuck.map(|since| since + STUCK);
             tokio::select! {
                 readable = self.stream.ready(reads, writes), if reads || writes => {
                     if readable? && reads {
@@ -214,14 +215,14 @@ impl Peer {
                     }
                     self.pull();
                 }
-                () = tokio::time::sleep_until(held.unwrap_or_else(tokio::time::Instant::now)), if held.is_some() => {
+                () = due(held) => {
                     let now = Instant::now();
                     self.read_held = self.read_held.filter(|&until| until > now);
                     if self.send_held.take_if(|until| *until <= now).is_some() {
                         self.pull();
                     }
                 }
-                () = tokio::time::sleep_until(stuck.unwrap_or_else(tokio::time::Instant::now)), if stuck.is_some() => {
+                () = due(stuck) => {
                     return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not read what it asked for"));
                 }
             }

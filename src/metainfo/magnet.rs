@@ -124,8 +124,10 @@ impl Magnet {
             // A link that was copied out of a page's source has `&amp;` between its parts.
             let part = part.strip_prefix("amp;").unwrap_or(part);
             let Some((key, value)) = part.split_once('=') else { continue };
-            let (key, value) =
-                (decoded(key, false).to_ascii_lowercase(), decoded(value, key.eq_ignore_ascii_case("dn")));
+            let (key, value) = (
+                percent::decode(key, false).to_ascii_lowercase(),
+                percent::decode(value, key.eq_ignore_ascii_case("dn")),
+            );
             let text = str::from_utf8(&value).ok();
             let host = || text.and_then(HostPort::parse);
             match key.as_slice() {
@@ -267,23 +269,6 @@ fn v1_hash(text: &str) -> Option<InfoHash> {
 
 fn v2_hash(text: &str) -> Option<InfoHashV2> {
     HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok()).map(InfoHashV2)
-}
-
-/// Percent-decoded. A `%` that no two digits follow stands for itself, and `plus` says whether a `+` is a space.
-fn decoded(text: &str, plus: bool) -> Vec<u8> {
-    let mut bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    while let Some((&first, rest)) = bytes.split_first() {
-        let hex = rest.get(..2).filter(|_| first == b'%').and_then(|hex| HEXLOWER_PERMISSIVE.decode(hex).ok());
-        let (byte, used) = match hex.as_deref() {
-            Some(&[byte]) => (byte, 3),
-            _ if plus && first == b'+' => (b' ', 1),
-            _ => (first, 1),
-        };
-        out.push(byte);
-        bytes = bytes.get(used..).unwrap_or_default();
-    }
-    out
 }
 
 /// The place of a tracker's tier: `tr` comes behind every `tr.N`; none for another key.

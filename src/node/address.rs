@@ -13,19 +13,6 @@ pub(super) fn canonical(addr: SocketAddr) -> SocketAddr {
     }
 }
 
-/// True for addresses that whole labs share (loopback, private, link-local, carrier NAT): how many peers are behind one
-/// says nothing about who they are. `ip` is canonical.
-pub(super) fn shared(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => {
-            let [a, b, ..] = ip.octets();
-            // 100.64.0.0/10 is carrier-grade NAT (RFC 6598).
-            ip.is_loopback() || ip.is_private() || ip.is_link_local() || (a == 100 && (64..128).contains(&b))
-        }
-        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
-    }
-}
-
 /// True if a connection can be made to it at all. `addr` is canonical.
 pub(super) fn dialable(addr: SocketAddr) -> bool {
     let broadcast = matches!(addr.ip(), IpAddr::V4(ip) if ip.is_broadcast());
@@ -51,13 +38,7 @@ mod tests {
     }
 
     #[test]
-    fn shared_and_dialable() {
-        for ip in ["127.3.0.1", "10.0.0.1", "192.168.1.1", "169.254.0.1", "100.64.0.1", "::1", "fd00::1", "fe80::1"] {
-            assert!(shared(ip.parse().unwrap()), "{ip}");
-        }
-        for ip in ["1.2.3.4", "100.128.0.1", "2001:db8::1"] {
-            assert!(!shared(ip.parse().unwrap()), "{ip}");
-        }
+    fn what_cannot_be_connected_to_is_not_dialable() {
         assert!(dialable(addr("127.0.0.1:1")));
         for bad in ["1.2.3.4:0", "0.0.0.0:1", "[::]:1", "224.0.0.1:1", "255.255.255.255:1", "[ff02::1]:1"] {
             assert!(!dialable(addr(bad)), "{bad}");

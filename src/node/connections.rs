@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::address::shared;
 use super::pex::Listed;
+use super::place::Place;
 use crate::swarm::{PeerKey, TorrentKey};
 use crate::wire::PeerId;
 
@@ -109,7 +109,7 @@ impl Connections {
         if self.left() == 0 && !outranks {
             return Err(Refusal::Full);
         }
-        if self.pending_total >= MAX_PENDING || (here >= MAX_PENDING_PER_IP && !shared(ip)) {
+        if self.pending_total >= MAX_PENDING || (here >= MAX_PENDING_PER_IP && Place::of(ip) == Place::Global) {
             return Err(Refusal::Busy);
         }
         self.pending.insert(ip, here + 1);
@@ -152,7 +152,7 @@ impl Connections {
             new.listens = new.listens.or(listens);
         } else {
             // Before the other: somebody may be sent away so that there is room, and not for one that stays outside.
-            if !shared(ip) && self.per_ip.get(&(torrent, ip)).is_some_and(|&n| n >= MAX_PER_IP) {
+            if Place::of(ip) == Place::Global && self.per_ip.get(&(torrent, ip)).is_some_and(|&n| n >= MAX_PER_IP) {
                 return Err(Refusal::Crowded);
             }
             if self.left() == 0 {
@@ -261,7 +261,7 @@ impl Bans {
         // One offence is one port, so the address of a connection and where its peer listens count once.
         self.addrs.insert(listens.unwrap_or(addr), until);
         let (from, to) = (SocketAddr::new(ip, 0), SocketAddr::new(ip, u16::MAX));
-        if !shared(ip) && self.addrs.range(from..=to).count() >= PORTS_TO_BAN_IP {
+        if Place::of(ip) == Place::Global && self.addrs.range(from..=to).count() >= PORTS_TO_BAN_IP {
             self.ips.insert(ip, until);
         }
         trim(&mut self.addrs);

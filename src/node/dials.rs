@@ -10,9 +10,8 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::address::shared;
 use super::priority::priority;
-use super::{Source, Way};
+use super::{Place, Source, Way};
 use crate::swarm::TorrentKey;
 
 /// Addresses known of one torrent: libtorrent's limit, and 3,000 dials are 100 s at full rate.
@@ -327,7 +326,9 @@ impl Dials {
     /// providers hold up what they take for BitTorrent; nobody does in a local one.
     pub(super) fn way(&self, key: TorrentKey, addr: SocketAddr) -> Way {
         let known = self.torrents.get(&key).and_then(|torrent| torrent.known.get(&addr));
-        known.and_then(|known| known.way).unwrap_or_else(|| Way { encrypted: !shared(addr.ip()), utp: false })
+        known
+            .and_then(|known| known.way)
+            .unwrap_or_else(|| Way { encrypted: Place::of(addr.ip()) == Place::Global, utp: false })
     }
 
     /// This is how to dial the address the next time.

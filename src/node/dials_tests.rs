@@ -1,6 +1,5 @@
 use std::net::Ipv4Addr;
 
-use super::super::Place;
 use super::*;
 
 const A: TorrentKey = TorrentKey(1);

@@ -28,6 +28,7 @@ use tracing::{debug, info};
 use super::dht_guard::Guard;
 use super::dht_nodes;
 use super::recurring::Recurring;
+use crate::engine::due::due;
 use crate::engine::network::Network;
 use crate::node::Place;
 use crate::swarm::TorrentKey;
@@ -212,7 +213,7 @@ impl Work {
             } else {
                 self.alone();
             }
-            let again = tokio::time::Instant::now() + self.wait;
+            let again = Instant::now() + self.wait;
             self.wait = (self.wait * 2).min(LONGEST_WAIT);
             loop {
                 match self.wake(&mut news, Some(again)).await {
@@ -226,12 +227,10 @@ impl Work {
     }
 
     /// What comes first; news is taken note of.
-    async fn wake(&mut self, news: &mut UnboundedReceiver<News>, at: Option<tokio::time::Instant>) -> Woken {
+    async fn wake(&mut self, news: &mut UnboundedReceiver<News>, at: Option<Instant>) -> Woken {
         let told = tokio::select! {
             told = news.recv() => told,
-            () = tokio::time::sleep_until(at.unwrap_or_else(tokio::time::Instant::now)), if at.is_some() => {
-                return Woken::Time;
-            }
+            () = due(at) => return Woken::Time,
             Some(done) = self.searches.join_next() => {
                 if let Ok((info_hash, false)) = done {
                     self.turns.hurry(Instant::now(), &info_hash);
@@ -357,7 +356,7 @@ impl Work {
             }
             let busy = self.searches.len() >= SEARCHES;
             let next = self.turns.next().filter(|_| !busy).into_iter().chain([care]).min();
-            match self.wake(news, next.map(Into::into)).await {
+            match self.wake(news, next).await {
                 Woken::News(News::Stop) => {
                     self.save(node).await;
                     return true;

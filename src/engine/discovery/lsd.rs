@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tracing::debug;
 
 use super::recurring::Recurring;
+use crate::engine::due::due;
 use crate::engine::network::Network;
 use crate::node::Place;
 use crate::swarm::TorrentKey;
@@ -154,7 +155,7 @@ async fn run(network: Network, port: u16, heard: Heard, mut news: UnboundedRecei
     let mut device = network.device();
     let (mut in_v4, mut in_v6) = ([0; MAX_LSD], [0; MAX_LSD]);
     loop {
-        let next = turns.next().map(tokio::time::Instant::from_std);
+        let next = turns.next();
         let received = tokio::select! {
             told = news.recv() => {
                 // All that has come goes into few datagrams.
@@ -169,7 +170,7 @@ async fn run(network: Network, port: u16, heard: Heard, mut news: UnboundedRecei
                 }
                 None
             }
-            () = tokio::time::sleep_until(next.unwrap_or_else(tokio::time::Instant::now)), if next.is_some() => None,
+            () = due(next) => None,
             received = receive(v4.as_ref(), &mut in_v4) => Some(received.map(|(length, from)| (&in_v4[..length], from))),
             received = receive(v6.as_ref(), &mut in_v6) => Some(received.map(|(length, from)| (&in_v6[..length], from))),
         };

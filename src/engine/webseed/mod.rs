@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tracing::{debug, info, warn};
 
+use super::due::due;
 use super::http::Target;
 use super::links::Link;
 use super::network::Network;
@@ -143,7 +144,7 @@ impl WebSeed {
         };
         loop {
             seed.ask();
-            let timer = seed.rests.into_iter().chain(seed.narrow).min().map(tokio::time::Instant::from_std);
+            let timer = seed.rests.into_iter().chain(seed.narrow).min();
             tokio::select! {
                 () = seed.link.wake.notified() => {
                     if seed.link.closed.get().is_some() {
@@ -151,7 +152,7 @@ impl WebSeed {
                     }
                 }
                 Some(end) = seed.tasks.join_next_with_id() => seed.ended(end),
-                () = tokio::time::sleep_until(timer.unwrap_or_else(tokio::time::Instant::now)), if timer.is_some() => {
+                () = due(timer) => {
                     let now = Instant::now();
                     if seed.narrow.take_if(|until| *until <= now).is_some() {
                         seed.total = CONNECTIONS;
