@@ -2,6 +2,7 @@
 //! peers, who are looked for from the first moment on.
 
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError};
 
 use tracing::debug;
@@ -107,6 +108,7 @@ impl Session {
         self.spawn(Arc::clone(&awaited).run_timer());
         shared.seek(Sought { key, info_hash, private: false, trackers: magnet.trackers.clone() });
         shared.seek_at(key, &magnet.peers);
+        shared.enter_dht_at(key, &magnet.nodes);
         Ok(Finding { magnet, state: State::Awaited(awaited) })
     }
 }
@@ -130,17 +132,33 @@ impl Session {
 impl Shared {
     /// Addresses that a magnet link names (`x.pe`), by name or in digits.
     pub(super) fn seek_at(self: &Arc<Self>, key: TorrentKey, peers: &[HostPort]) {
-        for HostPort { host, port } in peers.iter().cloned() {
-            let shared = Arc::clone(self);
+        self.look_up(peers, move |shared, named, addrs| {
+            // A name is whatever a stranger makes of it.
+            let source = if named { Source::Tracker(Place::Global) } else { Source::Link };
+            shared.candidates(key, addrs, source);
+        });
+    }
+
+    /// Nodes of the DHT that a magnet link names (`dht`): they are asked where nobody else answers.
+    fn enter_dht_at(self: &Arc<Self>, key: TorrentKey, nodes: &[HostPort]) {
+        self.look_up(nodes, move |shared, named, addrs| {
+            let usable = addrs.iter().filter(|addr| !named || Place::of(addr.ip()) == Place::Global);
+            usable.for_each(|addr| shared.dht_node(key, addr.ip(), addr.port()));
+        });
+    }
+
+    /// Finds hosts of a magnet link. `then` hears whether one was named, or given in digits, and its addresses.
+    fn look_up(
+        self: &Arc<Self>,
+        hosts: &[HostPort],
+        then: impl Fn(&Self, bool, &[SocketAddr]) + Clone + Send + 'static,
+    ) {
+        for HostPort { host, port } in hosts.iter().cloned() {
+            let (shared, then) = (Arc::clone(self), then.clone());
             self.runtime.spawn(async move {
-                // A name is whatever a stranger makes of it.
-                let source = match host.parse::<std::net::IpAddr>() {
-                    Ok(_) => Source::Link,
-                    Err(_) => Source::Tracker(Place::Global),
-                };
                 match shared.network.lookup(&host, port).await {
-                    Ok(addrs) => shared.candidates(key, &addrs, source),
-                    Err(e) => debug!(host, "a peer of the magnet link is not found: {e}"),
+                    Ok(addrs) => then(&shared, host.parse::<IpAddr>().is_err(), &addrs),
+                    Err(e) => debug!(host, "a host of the magnet link is not found: {e}"),
                 }
             });
         }

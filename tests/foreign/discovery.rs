@@ -188,9 +188,9 @@ fn a_dht_of_libtorrents_brings_us_together() {
     let seed = fixture.seed(&["enable_dht=1", &enter]);
     dht.wait_for(seed.address);
     let entry = dht.entry.to_string();
-    // Not even metadata is there: both come from who the DHT names.
-    let mount = mount_at(&[&fixture.link], lab.address());
-    let mount = mount.without(&["--no-lsd", "--no-pex"]).args(&["--dht-bootstrap", &entry]).limit(LIMIT * 3).start();
+    // Not even metadata is there: both come from who the DHT names. The link says where to enter it.
+    let link = PathBuf::from(format!("{}&dht={entry}", fixture.link.display()));
+    let mount = mount_at(&[&link], lab.address()).without(&["--no-lsd", "--no-pex"]).limit(LIMIT * 3).start();
     fixture.reads(&mount);
     dht.wait_for(mount.address);
     drop((seed, mount));
