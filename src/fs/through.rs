@@ -2,6 +2,7 @@
 //! inode to be read in one way while any handle of it is open, and by one backing id; mixing gives its readers EIO.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -27,6 +28,19 @@ struct Open {
     by_itself: Option<(BackingId, Backing)>,
 }
 
+/// Lets the kernel read a file, if its disk is one that answers: on one that hangs, as those over a network do, nobody could
+/// kill a reader.
+fn opened(reply: &ReplyOpen, backing: &Backing) -> io::Result<BackingId> {
+    const MAY_HANG: [i64; 6] = [libc::FUSE_SUPER_MAGIC, libc::NFS_SUPER_MAGIC, SMB, CIFS, libc::AFS_SUPER_MAGIC, P9];
+    const SMB: i64 = 0xFE53_4D42;
+    const CIFS: i64 = 0xFF53_4D42;
+    const P9: i64 = 0x0102_1997;
+    if MAY_HANG.contains(&rustix::fs::fstatfs(&backing.file)?.f_type) {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "their disk is another program's or machine's"));
+    }
+    reply.open_backing(&backing.file)
+}
+
 impl Through {
     /// The kernel can do it.
     pub(super) fn allow(&self) {
@@ -45,10 +59,10 @@ impl Through {
         }
         let mut open = self.lock();
         let file = open.entry(inode).or_insert_with(|| {
-            let by_itself = backing().and_then(|backing| match reply.open_backing(&backing.file) {
+            let by_itself = backing().and_then(|backing| match opened(&reply, &backing) {
                 Ok(id) => Some((id, backing)),
                 Err(error) => {
-                    // Without CAP_SYS_ADMIN, or on a file system that cannot be passed through.
+                    // Without CAP_SYS_ADMIN, or on a file system that cannot or must not be passed through.
                     tracing::debug!("files are not passed through: {error}");
                     self.possible.store(false, Ordering::Relaxed);
                     None
