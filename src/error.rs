@@ -25,6 +25,12 @@ pub enum Error {
         /// Why.
         cause: crate::metainfo::MetainfoError,
     },
+    /// A magnet link whose two hashes are not one torrent's.
+    #[error("{name}: the magnet link names two torrents: what its v1 info-hash stands for has another v2 info-hash")]
+    TwoTorrents {
+        /// The torrent of the v1 info-hash.
+        name: String,
+    },
     /// A magnet link that is refused.
     #[error("{link}: {cause}")]
     Magnet {
@@ -127,6 +133,7 @@ impl Error {
             | Self::System { cause, .. } => cause.raw_os_error().unwrap_or(libc::EIO),
             Self::Metainfo { .. }
             | Self::Metadata { .. }
+            | Self::TwoTorrents { .. }
             | Self::Magnet { .. }
             | Self::Data { .. }
             | Self::Cache { .. }

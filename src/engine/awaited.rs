@@ -73,6 +73,11 @@ impl Awaited {
         }
     }
 
+    /// Its metadata says that it is private (BEP 27).
+    pub(super) fn is_private(&self) {
+        self.shared.now_private(self.key);
+    }
+
     /// Nobody wants it any more: the search and its connections end.
     pub(super) fn give_up(&self) {
         self.given_up.send_replace(true);
@@ -158,8 +163,7 @@ impl Awaited {
             tokio::select! {
                 _ = starved.tick() => if self.links.len() == 0 {
                     // As a read that nobody can answer: addresses that did not answer are dialled again.
-                    self.shared.node().boost(Instant::now(), self.key);
-                    self.shared.node_wake.notify_one();
+                    self.shared.boost(self.key);
                     self.shared.sources.want_peers(self.key);
                 },
                 () = due(next) => self.enter(MetadataFetch::timeout),

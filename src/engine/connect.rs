@@ -194,8 +194,9 @@ pub(super) async fn connect(
     // From here on whoever replaces or ends this connection finds it.
     let link = target.links().attach(peer);
     let admitted = shared.node().connected(Instant::now(), peer, target.key(), addr, theirs.peer_id, outgoing);
-    let outranked = shared.node().take_outranked();
-    outranked.into_iter().for_each(|(key, weaker)| shared.end(key, weaker, End::Outranked));
+    shared.end_outranked();
+    // It was half-open until now, so that another dial may begin.
+    shared.node_wake.notify_one();
     match admitted {
         Ok(replaced) => replaced.into_iter().for_each(|old| shared.end(target.key(), old, End::Replaced)),
         Err(why) => {
@@ -232,8 +233,10 @@ pub(super) async fn decide(shared: Arc<Shared>) {
             (dials, rechoke, asks, exchanges, next)
         };
         for (key, addr) in dials {
-            if let Some(target) = shared.target(key) {
-                tokio::spawn(dial(Arc::clone(&shared), target, addr));
+            match shared.target(key) {
+                Some(target) => drop(tokio::spawn(dial(Arc::clone(&shared), target, addr))),
+                // It has just gone.
+                None => shared.node().dial_failed(now, key, addr),
             }
         }
         for (key, bytes) in asks {
@@ -257,6 +260,19 @@ pub(super) async fn decide(shared: Arc<Shared>) {
 }
 
 impl Shared {
+    /// A torrent starves: its addresses are dialled again, and somebody may have to make room for them.
+    pub(super) fn boost(&self, key: TorrentKey) {
+        self.node().boost(Instant::now(), key);
+        self.end_outranked();
+        self.node_wake.notify_one();
+    }
+
+    /// Ends connections that had to make room.
+    fn end_outranked(&self) {
+        let outranked = self.node().take_outranked();
+        outranked.into_iter().for_each(|(key, weaker)| self.end(key, weaker, End::Outranked));
+    }
+
     /// Ends a connection of a torrent, whether its metadata has just come or not.
     fn end(&self, key: TorrentKey, peer: PeerKey, why: End) {
         // In the order in which a connection goes over: it is found in one of them.

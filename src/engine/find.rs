@@ -40,7 +40,8 @@ impl Finding {
     /// Waits for the metadata. Trackers and web seeds are those of the link.
     ///
     /// # Errors
-    /// [`Error::Metadata`] if it is the torrent's and yet cannot be used.
+    /// [`Error::Metadata`] if it is the torrent's and yet cannot be used, [`Error::TwoTorrents`] if the link has another v2
+    /// info-hash.
     pub async fn metadata(&self) -> Result<Arc<Metainfo>> {
         match &self.state {
             State::Known(meta) => Ok(Arc::clone(meta)),
@@ -52,7 +53,15 @@ impl Finding {
                     .await
                     .map_err(|e| Error::System { what: "read the metadata", cause: std::io::Error::other(e) })?;
                 match parsed {
-                    Ok(meta) => Ok(Arc::new(self.magnet.with_metadata(meta))),
+                    Ok(meta) if self.magnet.id.v2.is_some_and(|v2| meta.id.v2 != Some(v2)) => {
+                        Err(Error::TwoTorrents { name: self.magnet.label() })
+                    }
+                    Ok(meta) => {
+                        if meta.private {
+                            awaited.is_private();
+                        }
+                        Ok(Arc::new(self.magnet.with_metadata(meta)))
+                    }
                     Err(cause) => Err(Error::Metadata { name: self.magnet.label(), cause }),
                 }
             }

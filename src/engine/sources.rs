@@ -153,6 +153,7 @@ impl Shared {
     /// A torrent whose peers are looked for turned out to be private: from now on only trackers and the user name them.
     pub(super) fn now_private(&self, key: TorrentKey) {
         self.node().set_private(key);
+        self.sources.with_announcer(key, Announcer::now_private);
         if let Some(lsd) = self.sources.lsd.get().and_then(Option::as_ref) {
             lsd.remove(key);
         }

@@ -194,8 +194,7 @@ impl Torrent {
                 bytes => self.tell(Input::MayAsk(bytes)),
             },
             Effect::Starved => {
-                self.shared.node().boost(Instant::now(), self.key);
-                self.shared.node_wake.notify_one();
+                self.shared.boost(self.key);
                 self.shared.sources.want_peers(self.key);
             }
             Effect::Completed => {

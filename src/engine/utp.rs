@@ -4,6 +4,7 @@
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -16,10 +17,20 @@ use tokio::net::UdpSocket;
 use tokio::time::sleep;
 
 use super::network::Network;
+use crate::node::canonical;
 
-/// Bytes that one connection may have under way to us, and that are held for a task that does not read. With half of it
-/// a peer 50 ms away could send 10 MB/s; its bookkeeping is a thirtieth of it.
-const WINDOW: usize = 1 << 20;
+/// Bytes that one connection may have under way to us, and that are held for a task that does not read: a peer 50 ms away
+/// can send 5 MB/s. The library keeps what comes out of order by the datagram, up to 500 of them.
+const WINDOW: usize = 256 << 10;
+/// The longest datagram that is taken, bytes: what an Ethernet carries. Longer ones, in pieces, would fill more memory than
+/// [`WINDOW`] says.
+const LONGEST: usize = 1500;
+/// Bytes of a header (BEP 29), and where in it the window is that the other side has for us.
+const HEADER: usize = 20;
+const THEIR_WINDOW: Range<usize> = 12..16;
+/// What that window is at the least: the library waits for ever, and with all that it holds, for one of 0 to open. What is
+/// not taken then counts as lost.
+const LEAST_WINDOW: u32 = 1500;
 /// Bytes that one connection may have under way from us.
 const UNACKNOWLEDGED: usize = 1 << 20;
 /// Bytes that the kernel is asked to hold for all connections until we read them; it gives what it is allowed to.
@@ -30,8 +41,9 @@ const UNDER_WAY: usize = 128;
 const AGAIN: [Duration; 2] = [Duration::from_millis(500), Duration::from_millis(1500)];
 /// The maximum of datagrams that were lost one after the other until a connection is given up.
 const LOST: usize = 6;
-/// How long what we sent may stay unanswered until a connection is given up: as for one that carries TCP in bad weather.
-const SILENT: Duration = Duration::from_secs(20);
+/// How long a connection may say nothing: peers need not say more than a keep-alive every two minutes. What we sent and
+/// nobody answers ends it sooner, by [`LOST`].
+const SILENT: Duration = Duration::from_secs(150);
 
 /// The uTP side of a session; ends when dropped.
 pub(super) struct Utp {
@@ -147,6 +159,17 @@ fn sent(sent: io::Result<usize>, length: usize) -> io::Result<usize> {
     }
 }
 
+/// False for a datagram that the library is not shown; others are made harmless.
+fn admit(datagram: &mut [u8]) -> bool {
+    if datagram.len() > LONGEST {
+        return false;
+    }
+    if let Some(window) = datagram.get_mut(..HEADER).and_then(|header| header[THEIR_WINDOW].first_chunk_mut()) {
+        *window = u32::from_be_bytes(*window).max(LEAST_WINDOW).to_be_bytes();
+    }
+    true
+}
+
 impl PollSendToVectored for Datagrams {
     fn poll_send_to_vectored(
         &self,
@@ -165,9 +188,10 @@ impl Transport for Datagrams {
             loop {
                 let mut read = ReadBuf::new(buffer);
                 // What an ICMP message makes of an earlier datagram is no end.
-                if let Ok(from) = ready!(self.socket.poll_recv_from(cx, &mut read)) {
-                    let count = read.filled().len();
-                    return Poll::Ready(Ok((count, SocketAddr::new(from.ip().to_canonical(), from.port()))));
+                if let Ok(from) = ready!(self.socket.poll_recv_from(cx, &mut read))
+                    && admit(read.filled_mut())
+                {
+                    return Poll::Ready(Ok((read.filled().len(), canonical(from))));
                 }
             }
         })
@@ -184,5 +208,28 @@ impl Transport for Datagrams {
 
     fn bind_addr(&self) -> SocketAddr {
         self.addr
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_that_is_shut_and_datagrams_without_end_are_kept_from_the_library() {
+        let datagram = |window: u32, length: usize| {
+            let mut bytes = vec![0x21; length];
+            bytes[THEIR_WINDOW].copy_from_slice(&window.to_be_bytes());
+            bytes
+        };
+        for (window, seen) in [(0, LEAST_WINDOW), (1, LEAST_WINDOW), (1500, 1500), (1 << 20, 1 << 20)] {
+            let mut bytes = datagram(window, 40);
+            assert!(admit(&mut bytes));
+            assert_eq!(bytes, datagram(seen, 40), "nothing else changes");
+        }
+        assert!(admit(&mut datagram(9000, LONGEST)) && !admit(&mut datagram(9000, LONGEST + 1)));
+        for short in 0..HEADER {
+            assert!(admit(&mut vec![0; short]), "the library knows what to do with {short} bytes");
+        }
     }
 }

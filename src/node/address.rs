@@ -1,15 +1,23 @@
 //! Addresses in one form, so that one peer is one peer.
 
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 /// The address with `::ffff:a.b.c.d` as a.b.c.d and without what names no other peer: a flow label, and a scope where
 /// the address is not link-local.
-pub(super) fn canonical(addr: SocketAddr) -> SocketAddr {
+pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
     match (addr.ip().to_canonical(), addr) {
         (IpAddr::V6(ip), SocketAddr::V6(v6)) if ip.is_unicast_link_local() => {
             SocketAddr::V6(SocketAddrV6::new(ip, v6.port(), 0, v6.scope_id()))
         }
         (ip, _) => SocketAddr::new(ip, addr.port()),
+    }
+}
+
+/// Whom an address belongs to: a host of IPv6 has a /64 to itself, any address of it.
+pub(super) fn network(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
+        v4 @ IpAddr::V4(_) => v4,
     }
 }
 
@@ -35,6 +43,14 @@ mod tests {
         assert_eq!(canonical(labelled), addr("[2001:db8::1]:5"));
         let local = SocketAddr::V6(SocketAddrV6::new("fe80::1".parse().unwrap(), 5, 77, 3));
         assert_eq!(canonical(local), SocketAddr::V6(SocketAddrV6::new("fe80::1".parse().unwrap(), 5, 0, 3)));
+    }
+
+    #[test]
+    fn a_network_is_one_hosts() {
+        let of = |text: &str| network(text.parse().unwrap());
+        assert_eq!(of("2001:db8:1:2:3:4:5:6"), of("2001:db8:1:2::"));
+        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
+        assert_eq!(of("1.2.3.4"), "1.2.3.4".parse::<IpAddr>().unwrap());
     }
 
     #[test]

@@ -51,6 +51,20 @@ impl Node {
         })
     }
 
+    /// A torrent that starves has whom to dial and no connection left: another torrent that has more gives one up.
+    pub(super) fn make_room(&mut self, now: Instant, torrent: TorrentKey) {
+        if self.connections.left() > 0 {
+            return;
+        }
+        let users = |c: &Connection| self.dials.is_users(c.torrent, c.listens.unwrap_or(c.addr));
+        if let Some(spare) = self.connections.spare(now, torrent, |c| !users(c))
+            && let Some(from) = self.connections.get(spare).map(|c| c.torrent)
+        {
+            self.disconnected(now, spare, true);
+            self.outranked.push((from, spare));
+        }
+    }
+
     /// Peers that had to make room for others since the last call: the caller closes them.
     pub fn take_outranked(&mut self) -> Vec<(TorrentKey, PeerKey)> {
         std::mem::take(&mut self.outranked)

@@ -1,9 +1,10 @@
 //! Who is connected and who may be: the limits, one connection per peer, and bans.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use super::address::network;
 use super::pex::Listed;
 use super::place::Place;
 use crate::swarm::{PeerKey, TorrentKey};
@@ -13,7 +14,7 @@ use crate::wire::PeerId;
 const MAX_PENDING: usize = 256;
 /// Of these, from one public IP: an eighth, so that one slow-loris cannot take all.
 const MAX_PENDING_PER_IP: usize = 32;
-/// Connections of one torrent with one public IP: several users behind one NAT, not one that takes every place. It is
+/// Connections of one torrent with one public IP, or one /64 of IPv6: several users behind one NAT, not one that takes every place. It is
 /// per torrent because a seedbox is one IP for all of a user's torrents.
 const MAX_PER_IP: usize = 8;
 /// A connection keeps its place so long whatever its rank: otherwise those that come could push each other out.
@@ -101,7 +102,7 @@ impl Connections {
 
     /// A socket was accepted: may its handshake begin? `outranks`: it may take another's place.
     pub(super) fn accept(&mut self, now: Instant, from: SocketAddr, outranks: bool) -> Result<(), Refusal> {
-        let ip = from.ip();
+        let ip = network(from.ip());
         let here = self.pending.get(&ip).copied().unwrap_or(0);
         if self.bans.covers(now, from, None) {
             return Err(Refusal::Banned);
@@ -119,11 +120,12 @@ impl Connections {
 
     /// An accepted socket's handshake is over, either way.
     pub(super) fn accept_done(&mut self, from: SocketAddr) {
-        if let Some(here) = self.pending.get_mut(&from.ip()) {
+        let ip = network(from.ip());
+        if let Some(here) = self.pending.get_mut(&ip) {
             *here -= 1;
             self.pending_total -= 1;
             if *here == 0 {
-                self.pending.remove(&from.ip());
+                self.pending.remove(&ip);
             }
         }
     }
@@ -152,7 +154,8 @@ impl Connections {
             new.listens = new.listens.or(listens);
         } else {
             // Before the other: somebody may be sent away so that there is room, and not for one that stays outside.
-            if Place::of(ip) == Place::Global && self.per_ip.get(&(torrent, ip)).is_some_and(|&n| n >= MAX_PER_IP) {
+            let here = self.per_ip.get(&(torrent, network(ip))).copied().unwrap_or(0);
+            if Place::of(ip) == Place::Global && here >= MAX_PER_IP {
                 return Err(Refusal::Crowded);
             }
             if self.left() == 0 {
@@ -160,7 +163,7 @@ impl Connections {
             }
         }
         self.by_identity.insert(identity, peer);
-        *self.per_ip.entry((torrent, ip)).or_default() += 1;
+        *self.per_ip.entry((torrent, network(ip))).or_default() += 1;
         self.open.insert(peer, new);
         Ok(old)
     }
@@ -175,6 +178,18 @@ impl Connections {
         let settled = self.open.iter().filter(|(_, c)| now.saturating_duration_since(c.since) >= SETTLED);
         let ranked = settled.filter_map(|(&peer, c)| Some((priority(c)?, peer)));
         ranked.min().filter(|&(rank, _)| rank < below).map(|(_, peer)| peer)
+    }
+
+    /// Of the torrent that has the most connections, if it has more than this one: the newest of them that is not new, and
+    /// that may `go`.
+    pub(super) fn spare(&self, now: Instant, torrent: TorrentKey, go: impl Fn(&Connection) -> bool) -> Option<PeerKey> {
+        let mut counts = BTreeMap::<TorrentKey, usize>::new();
+        self.open.values().for_each(|c| *counts.entry(c.torrent).or_default() += 1);
+        let ours = counts.get(&torrent).copied().unwrap_or(0);
+        let (&largest, _) = counts.iter().filter(|(_, count)| **count > ours).max_by_key(|(_, count)| **count)?;
+        let settled = |c: &Connection| now.saturating_duration_since(c.since) >= SETTLED;
+        let spare = self.open.iter().filter(|(_, c)| c.torrent == largest && settled(c) && go(c));
+        spare.max_by_key(|(_, c)| c.since).map(|(&peer, _)| peer)
     }
 
     /// The connection that came from the peer that listens at `addr`, which was just found to have this id.
@@ -221,10 +236,11 @@ impl Connections {
         if self.by_identity.get(&identity) == Some(&peer) {
             self.by_identity.remove(&identity);
         }
-        if let Some(n) = self.per_ip.get_mut(&(gone.torrent, gone.addr.ip())) {
+        let here = (gone.torrent, network(gone.addr.ip()));
+        if let Some(n) = self.per_ip.get_mut(&here) {
             *n -= 1;
             if *n == 0 {
-                self.per_ip.remove(&(gone.torrent, gone.addr.ip()));
+                self.per_ip.remove(&here);
             }
         }
         Some(gone)
@@ -260,9 +276,14 @@ impl Bans {
         }
         // One offence is one port, so the address of a connection and where its peer listens count once.
         self.addrs.insert(listens.unwrap_or(addr), until);
-        let (from, to) = (SocketAddr::new(ip, 0), SocketAddr::new(ip, u16::MAX));
-        if Place::of(ip) == Place::Global && self.addrs.range(from..=to).count() >= PORTS_TO_BAN_IP {
-            self.ips.insert(ip, until);
+        let first = network(ip);
+        let last = match first {
+            IpAddr::V6(first) => IpAddr::V6(Ipv6Addr::from_bits(first.to_bits() | u128::from(u64::MAX))),
+            v4 @ IpAddr::V4(_) => v4,
+        };
+        let all = SocketAddr::new(first, 0)..=SocketAddr::new(last, u16::MAX);
+        if Place::of(ip) == Place::Global && self.addrs.range(all).count() >= PORTS_TO_BAN_IP {
+            self.ips.insert(first, until);
         }
         trim(&mut self.addrs);
         trim(&mut self.ids);
@@ -277,7 +298,7 @@ impl Bans {
 
     fn covers(&self, now: Instant, addr: SocketAddr, id: Option<PeerId>) -> bool {
         let on = |until: Option<&Instant>| until.is_some_and(|&until| until > now);
-        on(self.ips.get(&addr.ip()))
+        on(self.ips.get(&network(addr.ip())))
             || on(self.addrs.get(&addr))
             || id.is_some_and(|id| on(self.ids.get(&(addr.ip(), id))))
     }
@@ -416,6 +437,22 @@ mod tests {
         assert_eq!(all.connected(PeerKey(2), connection("127.0.0.1:40001", 1, false, now)), Err(Refusal::Banned));
         assert_eq!(all.connected(PeerKey(3), connection("127.0.0.1:40002", 2, false, now)), Ok(None));
         assert!(all.banned(now, addr("127.0.0.1:6881")), "and is not dialled");
+    }
+
+    #[test]
+    fn the_addresses_of_one_ipv6_network_are_one_hosts() {
+        let (now, mut all) = (Instant::now(), Connections::new(100, OURS));
+        let of = |n: u8| format!("[2001:db8:1:2::{n:x}]:6881");
+        for n in 11..=18 {
+            all.connected(PeerKey(n.into()), connection(&of(n), n, false, now)).unwrap();
+        }
+        assert_eq!(all.connected(PeerKey(9), connection(&of(9), 9, false, now)), Err(Refusal::Crowded));
+        assert_eq!(all.connected(PeerKey(10), connection("[2001:db8:1:3::1]:1", 10, false, now)), Ok(None));
+        for n in 11..=13 {
+            all.ban(now, A, addr(&of(n)));
+        }
+        assert_eq!(all.accept(now, addr(&of(77)), false), Err(Refusal::Banned));
+        assert_eq!(all.accept(now, addr("[2001:db8:1:3::2]:1"), false), Ok(()));
     }
 
     #[test]

@@ -117,10 +117,16 @@ impl Torrent {
 
     /// After a connection or an attempt has ended: waits as its failures say, or is given up.
     fn rest(&mut self, now: Instant, addr: SocketAddr, failed: bool, wait: Wait) {
+        // It was named before the torrent was known to be private.
+        if self.private && self.known.get(&addr).is_some_and(|known| known.hearsay) {
+            return self.forget(addr);
+        }
         self.set(addr, |known| {
             known.fails = if failed { known.fails.saturating_add(1) } else { 0 };
             known.not_before = match wait {
-                Wait::UntilBoost => None,
+                // A starving torrent tries the dead again and again, but less and less often.
+                Wait::UntilBoost if known.fails < MAX_FAILS => None,
+                Wait::UntilBoost => Some(now + (SHORT_LIVED * (known.fails - MAX_FAILS + 1)).min(RECONNECT)),
                 Wait::Short => Some(now + (SHORT_LIVED * (1 << known.fails.saturating_sub(1).min(3))).min(RECONNECT)),
                 Wait::Full => Some(now + RECONNECT * known.fails.max(1)),
             };
@@ -144,6 +150,16 @@ impl Torrent {
         }
     }
 
+    /// Who makes room for another address: one that was given up, and for one that is more than hearsay, hearsay that has
+    /// not worked yet.
+    fn least(&self, for_hearsay: bool) -> Option<SocketAddr> {
+        let waiting = self.waiting.iter().map(|entry| entry.1);
+        let idle = self.ready.iter().rev().map(|entry| entry.1).chain(waiting);
+        let mut unproven = idle.filter(|addr| self.known.get(addr).is_some_and(|known| known.hearsay && !known.worked));
+        let dead = self.given_up.first().copied();
+        dead.or_else(|| if for_hearsay { None } else { unproven.next() })
+    }
+
     fn forget(&mut self, addr: SocketAddr) {
         // Leaves the sets through `set`, with a state that is in none of them.
         self.set(addr, |known| known.state = State::Ourselves);
@@ -155,6 +171,8 @@ impl Torrent {
 #[derive(Debug)]
 pub(super) struct Dials {
     torrents: BTreeMap<TorrentKey, Torrent>,
+    /// Torrents that were removed: who looked for their peers may still find some.
+    gone: BTreeSet<TorrentKey>,
     dialling: BTreeSet<(TorrentKey, SocketAddr)>,
     /// When the last attempts began, [`MAX_PER_SECOND`] at most.
     recent: VecDeque<Instant>,
@@ -171,6 +189,7 @@ impl Dials {
     pub(super) fn new(seed: u64) -> Self {
         Self {
             torrents: BTreeMap::new(),
+            gone: BTreeSet::new(),
             dialling: BTreeSet::new(),
             recent: VecDeque::new(),
             last: None,
@@ -184,6 +203,9 @@ impl Dials {
     /// is named again: somebody has heard of it since.
     pub(super) fn add(&mut self, now: Instant, key: TorrentKey, addrs: impl Iterator<Item = SocketAddr>, from: Source) {
         self.clock = Some(now);
+        if self.gone.contains(&key) {
+            return;
+        }
         let torrent = self.torrents.entry(key).or_default();
         let (user, hearsay) = (from == Source::User, !from.serves_private());
         if hearsay && torrent.private {
@@ -203,8 +225,8 @@ impl Dials {
                 continue;
             }
             if torrent.known.len() >= MAX_KNOWN {
-                match torrent.given_up.first().copied() {
-                    Some(dead) => torrent.forget(dead),
+                match torrent.least(hearsay) {
+                    Some(least) => torrent.forget(least),
                     None if !user => break,
                     None => {}
                 }
@@ -219,6 +241,9 @@ impl Dials {
 
     /// The torrent is private (BEP 27): it takes no addresses from strangers, and forgets what they have named so far.
     pub(super) fn set_private(&mut self, key: TorrentKey) {
+        if self.gone.contains(&key) {
+            return;
+        }
         let torrent = self.torrents.entry(key).or_default();
         torrent.private = true;
         let idle = |known: &Known| !matches!(known.state, State::Dialling | State::Connected);
@@ -303,12 +328,13 @@ impl Dials {
         self.dialling.len() < MAX_HALF_OPEN.min(connections_left)
     }
 
-    /// A read starves: what failed to connect or was lost is due now, whatever its failures.
-    pub(super) fn boost(&mut self, now: Instant, key: TorrentKey) {
+    /// A read starves: what failed to connect or was lost is due now. True if this boost counts, and there is somebody to
+    /// dial.
+    pub(super) fn boost(&mut self, now: Instant, key: TorrentKey) -> bool {
         self.clock = Some(now);
-        let Some(torrent) = self.torrents.get_mut(&key) else { return };
+        let Some(torrent) = self.torrents.get_mut(&key) else { return false };
         if torrent.boosted.is_some_and(|at| now.saturating_duration_since(at) < BOOST_EVERY) {
-            return;
+            return false;
         }
         torrent.boosted = Some(now);
         let resting = torrent.waiting.iter().map(|entry| entry.1).chain(torrent.given_up.iter().copied());
@@ -320,6 +346,7 @@ impl Dials {
                 };
             });
         }
+        !torrent.ready.is_empty()
     }
 
     /// How to dial an address: as it was reached before. Else the handshake is hidden in public networks, where some
@@ -413,6 +440,7 @@ impl Dials {
     pub(super) fn remove(&mut self, key: TorrentKey) {
         // What is being dialled stays half-open until its attempt ends.
         self.torrents.remove(&key);
+        self.gone.insert(key);
     }
 
     pub(super) fn known(&self, key: TorrentKey) -> usize {

@@ -71,8 +71,52 @@ fn failures_wait_longer_and_then_give_up() {
     assert_eq!(redial(&mut dials), Some(base + secs(1060)));
     dials.failed(base + secs(1060), A, peer(0));
     assert_eq!(dials.next_timeout(usize::MAX), None);
-    dials.boost(base + secs(1060), A);
-    assert_eq!(next(&mut dials, base + secs(1060)), Some((A, peer(0))));
+    // Not at once, and later each time: nobody may be there for days.
+    let mut now = base + secs(1060);
+    for wait in [10, 20, 30, 40, 50, 60, 60] {
+        dials.boost(now, A);
+        assert_eq!(next(&mut dials, now + secs(wait - 1)), None);
+        now += secs(wait);
+        assert_eq!(next(&mut dials, now), Some((A, peer(0))), "{wait}");
+        dials.failed(now, A, peer(0));
+    }
+}
+
+#[test]
+fn a_full_list_takes_what_is_more_than_hearsay() {
+    let base = Instant::now();
+    let mut dials = Dials::new(1);
+    let many = (0..u16::try_from(MAX_KNOWN).unwrap() + 10).map(peer);
+    dials.add(base, A, many, Source::Dht(Place::Global));
+    let more: SocketAddr = "203.0.113.1:1".parse().unwrap();
+    dials.add(base, A, [more].into_iter(), Source::Pex(Place::Global));
+    assert_eq!((dials.known(A), dials.torrents[&A].known.contains_key(&more)), (MAX_KNOWN, false));
+    dials.add(base, A, [more].into_iter(), Source::Tracker(Place::Global));
+    assert_eq!((dials.known(A), dials.torrents[&A].known.contains_key(&more)), (MAX_KNOWN, true));
+}
+
+#[test]
+fn what_a_private_torrent_heard_before_is_forgotten_when_its_connection_ends() {
+    let base = Instant::now();
+    let mut dials = Dials::new(1);
+    dials.add(base, A, [peer(0)].into_iter(), Source::Dht(Place::Global));
+    assert_eq!(next(&mut dials, base), Some((A, peer(0))));
+    dials.connected(base, A, peer(0));
+    dials.set_private(A);
+    assert_eq!(dials.known(A), 1);
+    dials.disconnected(base + secs(100), A, peer(0), secs(100), true);
+    assert_eq!(dials.known(A), 0);
+}
+
+#[test]
+fn who_is_found_for_a_torrent_that_is_gone_is_not_dialled() {
+    let base = Instant::now();
+    let mut dials = Dials::new(1);
+    dials.add(base, A, [peer(0)].into_iter(), Source::User);
+    dials.remove(A);
+    dials.add(base, A, [peer(1)].into_iter(), Source::User);
+    dials.set_private(A);
+    assert_eq!((next(&mut dials, base), dials.known(A)), (None, 0));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
+use super::address::network;
 use super::place::Place;
 use crate::swarm::TorrentKey;
 
@@ -53,6 +54,10 @@ impl External {
     /// Somebody says where he sees us. True if that changes what we believe. Only addresses of the Internet count.
     pub(super) fn seen(&mut self, by: Witness, ours: IpAddr) -> bool {
         let ours = ours.to_canonical();
+        let by = match by {
+            Witness::Peer(ip) => Witness::Peer(network(ip.to_canonical())),
+            other => other,
+        };
         if Place::of(ours) != Place::Global {
             return false;
         }

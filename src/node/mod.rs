@@ -26,7 +26,7 @@ use std::time::Instant;
 
 use crate::swarm::{Candidate, PeerKey, TorrentKey};
 use crate::wire::{PeerId, PexMessage, PexPeer};
-use address::canonical;
+pub(crate) use address::canonical;
 pub use blocks::Blocks;
 use choker::Choker;
 use connections::Connections;
@@ -255,7 +255,9 @@ impl Node {
     /// not meanwhile.
     pub fn listening(&mut self, now: Instant, peer: PeerKey, port: u16) {
         let Some(connection) = self.connections.get_mut(peer).filter(|c| c.listens.is_none()) else { return };
-        let addr = SocketAddr::new(connection.addr.ip(), port);
+        // With its scope, where that is part of it.
+        let mut addr = connection.addr;
+        addr.set_port(port);
         connection.listens = Some(addr);
         let torrent = connection.torrent;
         self.add(now, torrent, std::iter::once(addr), Source::Incoming);
@@ -264,9 +266,12 @@ impl Node {
     }
 
     /// A read of this torrent starves: addresses that could not be reached or were lost are due at once, those given up
-    /// too. At most once in 5 s; peers that misbehaved keep their wait.
+    /// too. At most once in 5 s; peers that misbehaved keep their wait. With every connection taken, one of the torrent that
+    /// has the most comes out of [`Node::take_outranked`].
     pub fn boost(&mut self, now: Instant, torrent: TorrentKey) {
-        self.dials.boost(now, torrent);
+        if self.dials.boost(now, torrent) {
+            self.make_room(now, torrent);
+        }
     }
 
     /// The next address to dial. Its attempt must end in [`Node::connected`] or [`Node::dial_failed`]. At most 25 run at

@@ -211,3 +211,29 @@ fn without_upload_everyone_stays_choked() {
     assert_eq!(node.rechoke(due, &[(A, true, vec![candidate])]), [(A, vec![])]);
     assert!(node.next_rechoke() > due);
 }
+
+/// One torrent has every connection; another one starves, and has whom to dial.
+#[test]
+fn a_torrent_that_starves_gets_a_connection_of_the_one_that_has_most() {
+    let (base, starving) = (Instant::now(), TorrentKey(2));
+    let mut node = node(base);
+    node.add_candidates(base, A, &[addr("10.0.0.1:1")], Source::User);
+    node.next_dial(base).unwrap();
+    for n in 1..4u8 {
+        let from = SocketAddr::from(([10, 0, 0, n], 1));
+        node.connected(base, PeerKey(n.into()), A, from, PeerId([n; 20]), n == 1).unwrap();
+    }
+    node.add_candidates(base, starving, &[addr("10.0.0.9:1")], Source::Tracker(Place::Private));
+    node.boost(base, starving);
+    assert_eq!((node.next_dial(base), node.take_outranked()), (None, vec![]), "all of them are new");
+    let later = base + Duration::from_secs(61);
+    node.boost(later, starving);
+    let gone = node.take_outranked();
+    assert!(matches!(gone[..], [(A, PeerKey(2 | 3))]), "not the user's own: {gone:?}");
+    assert_eq!(node.next_dial(later), Some((starving, addr("10.0.0.9:1"))));
+    // It has as many as the other then.
+    node.connected(later, PeerKey(9), starving, addr("10.0.0.9:1"), PeerId([9; 20]), true).unwrap_err();
+    node.add_candidates(later, A, &[addr("10.0.0.8:1")], Source::Tracker(Place::Private));
+    node.boost(later, A);
+    assert_eq!(node.take_outranked(), []);
+}

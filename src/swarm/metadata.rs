@@ -35,7 +35,7 @@ pub enum MetadataEffect {
     Send(PeerKey, u8, MetadataMessage<'static>),
     /// The peer gave metadata that is not the torrent's: close it.
     Lied(PeerKey),
-    /// The metadata, which has the hash. Nothing follows.
+    /// The metadata, which has the v1 hash, or the v2 hash where that is all we know. Nothing follows.
     Done(Vec<u8>),
 }
 
@@ -46,6 +46,8 @@ struct Peer {
     /// Bytes of metadata that it claims.
     size: u64,
     attempt: Option<u32>,
+    /// Attempts that it had a part in.
+    tries: u32,
     /// Pieces that it owes, and since when.
     asked: BTreeMap<u32, Instant>,
     rests: Option<Instant>,
@@ -132,8 +134,14 @@ impl MetadataFetch {
     /// A peer's extension handshake (BEP 10): whether it has the metadata, and how much there is of it.
     pub fn extended(&mut self, now: Instant, peer: PeerKey, hello: &ExtendedHandshake) {
         let (Some(id), Some(size)) = (hello.metadata_id, hello.metadata_size) else { return };
-        let known =
-            self.peers.entry(peer).or_insert(Peer { id, size, attempt: None, asked: BTreeMap::new(), rests: None });
+        let known = self.peers.entry(peer).or_insert(Peer {
+            id,
+            size,
+            attempt: None,
+            tries: 0,
+            asked: BTreeMap::new(),
+            rests: None,
+        });
         known.id = id;
         if known.size != size {
             known.size = size;
@@ -216,8 +224,13 @@ impl MetadataFetch {
         let Some(attempt) = self.attempts.remove(&key) else { return };
         let givers: BTreeSet<PeerKey> = attempt.pieces.values().map(|(peer, _)| *peer).collect();
         let metadata: Vec<u8> = attempt.pieces.into_values().flat_map(|(_, data)| data).collect();
-        let v1 = self.id.v1.is_none_or(|hash| hash == InfoHash::of(&metadata));
-        if v1 && self.id.v2.is_none_or(|hash| hash == InfoHashV2::of(&metadata)) {
+        // Who gives what one hash names has not lied, whatever a link says besides.
+        let right = match self.id {
+            TorrentId { v1: Some(hash), .. } => hash == InfoHash::of(&metadata),
+            TorrentId { v2: Some(hash), .. } => hash == InfoHashV2::of(&metadata),
+            TorrentId { v1: None, v2: None } => false,
+        };
+        if right {
             self.done = true;
             self.attempts.clear();
             self.effects.push_back(MetadataEffect::Done(metadata));
@@ -276,14 +289,19 @@ impl MetadataFetch {
     /// Gives peers without an attempt one, as far as there are places.
     fn assign(&mut self, now: Instant) {
         let idle = |peer: &Peer| peer.attempt.is_none() && peer.rests.is_none();
-        let idle: Vec<(PeerKey, u64)> =
-            self.peers.iter().filter(|(_, peer)| idle(peer)).map(|(key, peer)| (*key, peer.size)).collect();
-        for (peer, size) in idle {
+        // Those who have had least of a chance come first, so that who comes back again and again keeps nobody from one.
+        let mut waiting: Vec<(u32, u32, PeerKey, u64)> = Vec::new();
+        for (key, peer) in self.peers.iter().filter(|(_, peer)| idle(peer)) {
+            waiting.push((peer.tries, self.rng.random(), *key, peer.size));
+        }
+        waiting.sort_unstable();
+        for (_, _, peer, size) in waiting {
             let alone = self.mixed.contains(&size);
             let shared = self.attempts.iter().find(|(_, attempt)| !alone && !attempt.alone && attempt.size == size);
             let key = shared.map(|(key, _)| *key).or_else(|| self.begin(now, size, alone));
             if let (Some(key), Some(known)) = (key, self.peers.get_mut(&peer)) {
                 known.attempt = Some(key);
+                known.tries = known.tries.saturating_add(1);
             }
         }
     }

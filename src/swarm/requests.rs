@@ -172,10 +172,21 @@ impl Swarm {
                 peer.snubbed = true;
             }
             self.drop_solo(now, key);
-            self.void(now, key, true, &|at, _| at > 0);
+            let alone = self.only_from(now, key);
+            self.void(now, key, true, &|at, asked| at > 0 && !alone.contains(&asked.block.piece));
             self.check_starved(now);
         }
         self.arm(key);
+    }
+
+    /// Pieces that are asked of a web seed and that nobody else serves. Its first byte may take longer than a peer's, and
+    /// what it was asked for comes behind it all the same.
+    fn only_from(&self, now: Instant, key: PeerKey) -> BTreeSet<PieceIndex> {
+        let Some(seed) = self.peers.get(&key).filter(|peer| peer.web.is_some()) else { return BTreeSet::new() };
+        let mut pieces: BTreeSet<PieceIndex> = seed.out.iter().map(|asked| asked.block.piece).collect();
+        let others = || self.peers.iter().filter(|(other, peer)| **other != key && !peer.snubbed);
+        pieces.retain(|&piece| !others().any(|(_, peer)| peer.serves(now, piece)));
+        pieces
     }
 
     /// Sets a peer's timer for the next thing that may happen to it.

@@ -75,7 +75,7 @@ impl RangeReply<'_> {
     #[must_use]
     pub fn judge(&self, range: &Range<u64>, length: u64) -> Verdict {
         let refused = match self.status {
-            200 | 206 if self.encoded() => Refused::Encoded,
+            200 | 206 if self.encoded() && !self.is_as_long_as(length) => Refused::Encoded,
             200 => match self.content_length.and_then(number) {
                 Some(other) if other != length => Refused::Length,
                 _ if range.start > MAX_SKIP => Refused::NoRanges,
@@ -97,6 +97,17 @@ impl RangeReply<'_> {
         Verdict::Never(refused)
     }
 
+    /// True if its body is as long as what it says that it is: the file as it is stored, of this length.
+    fn is_as_long_as(&self, length: u64) -> bool {
+        let body = self.content_length.and_then(number);
+        match self.content_range.and_then(content_range).filter(|_| self.status == 206) {
+            Some((range, whole)) => whole == Some(length) && body == Some(range.end - range.start),
+            None => body == Some(length),
+        }
+    }
+
+    /// True if its bytes may be those of a compressed copy. Some servers say so of a file that is compressed itself (Apache
+    /// of .tar.gz), and send it as it is.
     fn encoded(&self) -> bool {
         let plain = |value: &[u8]| value.is_empty() || value.eq_ignore_ascii_case(b"identity");
         self.content_encoding.is_some_and(|value| !plain(value.trim_ascii()))
@@ -231,6 +242,13 @@ mod tests {
         assert_eq!(judge(206, &[("range", "bytes 100000-199999/1000001")]), Verdict::Never(Refused::Length));
         let gzip = [("range", "bytes 100000-199999/1000000"), ("encoding", "gzip")];
         assert_eq!(judge(206, &gzip), Verdict::Never(Refused::Encoded));
+        let length = |length: &'static str| [&gzip[..], &[("length", length)]].concat();
+        assert_eq!(judge(206, &length("60000")), Verdict::Never(Refused::Encoded));
+        assert_eq!(
+            judge(206, &length("100000")),
+            Verdict::Body { skip: 0, length: 100_000 },
+            "the file itself is gzip"
+        );
     }
 
     #[test]

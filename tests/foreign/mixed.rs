@@ -171,7 +171,7 @@ fn everybody_completes_in_a_mixed_swarm_that_churns() {
     let file = torrent.write(lab.dir.path(), Some(&tracker.url()));
     let _theirs = LibTorrent::seed_with(&lab, &file, &dataset.parent, RATE, &LIBTORRENT);
     let limit = format!("{}KiB", RATE >> 10);
-    let (ours, _) = swarmfs_seed_with(&lab, &file, &dataset.parent, &["--upload-limit", &limit]);
+    let (ours, _) = swarmfs_seed_with(&lab, &file, &dataset.parent, &["-v", "--upload-limit", &limit]);
     tracker.wait_for_seeds(&torrent, 2);
 
     let mount = mount_at(&[&file], lab.address()).args(&["-v", "--read-timeout", "60s"]).limit(LIFE).start();

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::session::fetching;
@@ -88,6 +88,10 @@ async fn refused(what: &str, script: Script, reason: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn usable_replies() {
     let cases: Vec<(&str, Script)> = vec![
+        (
+            "a file that is said to be compressed, since it is",
+            Box::new(|b, r, _| partial(&span(&r, b.len()), "Content-Encoding: x-gzip\r\n", &b[r])),
+        ),
         ("a range", Box::new(|b, r, _| partial(&span(&r, b.len()), "", &b[r]))),
         (
             "a range of an unknown whole",
@@ -287,4 +291,65 @@ async fn replies_that_cost_a_while() {
     for (what, script, reason) in cases {
         refused(what, script, reason).await;
     }
+}
+
+/// All connections break at once, as when the server starts anew: that is one failure, not two.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_back_after_a_moment_is_asked_at_once() {
+    let content = Arc::new(Content::noise("file.bin", 4_000_000, 64 << 10, 19));
+    let (bytes, came) = (Arc::clone(&content), Arc::new(AtomicUsize::new(0)));
+    let seed = Tracker::start([127, 0, 0, 1].into(), move |seen, _| {
+        if came.fetch_add(1, Ordering::SeqCst) < 2 {
+            let all = holds_within(LIMIT, || came.load(Ordering::SeqCst) >= 2);
+            assert!(all, "the background has two connections");
+            return Action::Raw(Vec::new());
+        }
+        right(&bytes.bytes, seen)
+    });
+    let fetching = fetching(&content, &[&seed.url("/file.bin")]);
+    assert!(fetching.finished(LIMIT).await.is_some(), "{:?}", fetching.status(0));
+    fetching.stop().await;
+}
+
+/// One mirror of many does not have the file yet, and another that we were led to has lost it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mirror_that_lacks_a_file_does_not_cost_it() {
+    let content = content();
+    let (bytes, asked) = (Arc::clone(&content), AtomicUsize::new(0));
+    let seed = Tracker::start([127, 0, 0, 1].into(), move |seen, _| match seen.target.as_str() {
+        "/mirror" if asked.fetch_add(1, Ordering::SeqCst) == 0 => Action::Raw(answer("404 Not Found", "", b"")),
+        "/mirror" => right(&bytes.bytes, seen),
+        _ => Action::Raw(answer("302 Found", "Location: /mirror\r\n", b"")),
+    });
+    let fetching = fetching(&content, &[&seed.url("/file.bin")]);
+    assert!(fetching.finished(LIMIT).await.is_some(), "{:?}", fetching.status(0));
+    fetching.stop().await;
+}
+
+/// Something slow is behind it, and nobody else has the torrent: it gives all that it was asked for all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_needs_long_for_its_first_byte_is_waited_for() {
+    let content = content();
+    let bytes = Arc::clone(&content);
+    let seed = Tracker::start([127, 0, 0, 1].into(), move |seen, _| {
+        std::thread::sleep(Duration::from_millis(6500));
+        right(&bytes.bytes, seen)
+    });
+    let fetching = fetching(&content, &[&seed.url("/file.bin")]);
+    assert!(fetching.finished(LIMIT).await.is_some(), "{:?}", fetching.status(0));
+    assert!(seed.seen().len() <= 4, "{} requests for two runs", seed.seen().len());
+    fetching.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_has_nothing_is_not_asked_for_everything_at_once() {
+    let names: Vec<String> = (0..2000).map(|n| format!("{n}.bin")).collect();
+    let files: Vec<(&str, u64)> = names.iter().map(|name| (name.as_str(), 1000)).collect();
+    let content = Content::of_files("many", &files, 16 << 10, 5);
+    let seed = Tracker::start([127, 0, 0, 1].into(), |_, _| Action::Raw(answer("404 Not Found", "", b"")));
+    let fetching = fetching(&content, &[&seed.url("/")]);
+    fetching.error(0, "none of the files", LIMIT).await;
+    let asked = seed.seen().len();
+    assert!((20..=70).contains(&asked), "{asked} requests until its second rest");
+    fetching.stop().await;
 }

@@ -1,6 +1,6 @@
 //! Which tracker is asked next, why and when (BEP 12): no socket, no clock, no task. Trackers form tiers; a round of
-//! announces goes through them in order until one answers, and then rests for the interval it gave. A tracker that
-//! fails rests by itself, 10 s and doubling, or 60 s and doubling where UDP got no answer; one that is merely silent does
+//! announces goes through them in order until one answers, and then rests for the interval it gave; while peers are
+//! wanted, trackers of a public torrent that did not have their turn are asked all the same. A tracker that fails rests by itself, 10 s and doubling, or 60 s and doubling where UDP got no answer; one that is merely silent does
 //! not hold up the next.
 
 use std::time::{Duration, Instant};
@@ -79,6 +79,7 @@ struct Tracker {
     /// When it failed last and for how long it rests.
     rest: Option<(Instant, Duration)>,
     asked: Option<Instant>,
+    answered: Option<Instant>,
 }
 
 /// The schedule of one torrent's announces.
@@ -127,6 +128,7 @@ impl Schedule {
                 failures: 0,
                 rest: None,
                 asked: None,
+                answered: None,
             }));
             let mut tier: Vec<TrackerIndex> = (first..trackers.len()).map(TrackerIndex).collect();
             tier.shuffle(&mut rng);
@@ -135,10 +137,15 @@ impl Schedule {
         Self { trackers, tiers: order, rng, private, due: now, soonest: now, wanted: false, completed: false }
     }
 
+    /// The torrent turned out to be private.
+    pub(super) fn set_private(&mut self) {
+        self.private = true;
+    }
+
     /// What is to be done now. After an announce it is asked again at once.
     pub(super) fn next(&mut self, now: Instant) -> Next {
-        let begins = self.begins();
-        if now < begins {
+        let (begins, other) = (self.begins(), self.other(now));
+        if now < begins && other.is_none() {
             return Next::Wait(Some(begins));
         }
         let in_flight = self.trackers.iter().filter(|t| t.asked.is_some()).count();
@@ -151,6 +158,9 @@ impl Schedule {
                 return Next::Wait(Some(newest + PATIENCE));
             }
         }
+        if let Some(index) = other.filter(|_| now < begins) {
+            return self.announce(now, index);
+        }
         let mut soonest = None;
         for &index in self.tiers.iter().flatten() {
             let tracker = &self.trackers[index.0];
@@ -159,19 +169,35 @@ impl Schedule {
             }
             let rested = self.rested(tracker);
             if rested.is_none_or(|at| at <= now) {
-                let event = self.event(tracker);
-                self.trackers[index.0].asked = Some(now);
-                return Next::Announce(index, event);
+                return self.announce(now, index);
             }
             soonest = soonest.into_iter().chain(rested).min();
         }
         Next::Wait(soonest)
     }
 
+    fn announce(&mut self, now: Instant, index: TrackerIndex) -> Next {
+        let event = self.event(&self.trackers[index.0]);
+        self.trackers[index.0].asked = Some(now);
+        Next::Announce(index, event)
+    }
+
+    /// While peers are wanted, a tracker that has not answered for long or ever: it may know others than the one whose
+    /// answer ended the round. Not of a private torrent, whose trackers are asked in turn.
+    fn other(&self, now: Instant) -> Option<TrackerIndex> {
+        let of_use = |tracker: &Tracker| {
+            let lately = tracker.answered.is_some_and(|at| now < at + DEFAULT_INTERVAL);
+            tracker.usable && tracker.asked.is_none() && !lately && self.rested(tracker).is_none_or(|at| at <= now)
+        };
+        let all = self.tiers.iter().flatten();
+        all.copied().find(|index| self.wanted && !self.private && of_use(&self.trackers[index.0]))
+    }
+
     /// A tracker answered: it moves to the front of its tier, and the round is over.
     pub(super) fn answered(&mut self, now: Instant, index: TrackerIndex, answer: Answered) {
         let tracker = &mut self.trackers[index.0];
         tracker.asked = None;
+        tracker.answered = Some(now);
         tracker.failures = 0;
         tracker.rest = None;
         tracker.told = match (answer.event, tracker.told) {

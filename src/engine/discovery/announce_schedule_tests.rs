@@ -244,3 +244,32 @@ fn completed_survives_a_failure_and_a_started_in_flight() {
     let Next::Wait(Some(again)) = schedule.next(now) else { panic!("it rests") };
     assert_eq!(schedule.next(again), Next::Announce(A, Event::Completed));
 }
+
+#[test]
+fn a_starving_torrent_asks_the_trackers_that_had_no_turn() {
+    let mut now = Instant::now();
+    let mut schedule = tiers(3, now);
+    assert_eq!(schedule.next(now), Next::Announce(A, Event::Started));
+    schedule.answered(now, A, answer(Event::Started));
+    // The first one's answer has ended the round; the others know nothing of us yet.
+    for (other, after) in [(B, 5), (C, 10)] {
+        now += secs(5);
+        assert!(matches!(schedule.next(now), Next::Wait(Some(_))), "{after}");
+        schedule.want_peers();
+        assert_eq!(schedule.next(now), Next::Announce(other, Event::Started));
+        schedule.answered(now, other, answer(Event::Started));
+    }
+    // Then each is asked at its own pace, the one that answered last first.
+    schedule.want_peers();
+    assert!(matches!(schedule.next(now), Next::Wait(Some(at)) if at == now + secs(900)));
+    now += secs(1800);
+    schedule.want_peers();
+    assert_eq!(schedule.next(now), Next::Announce(A, Event::None));
+    // Of a private torrent, only one at a time.
+    let mut schedule = tiers(2, now);
+    schedule.set_private();
+    assert_eq!(schedule.next(now), Next::Announce(A, Event::Started));
+    schedule.answered(now, A, answer(Event::Started));
+    schedule.want_peers();
+    assert!(matches!(schedule.next(now), Next::Wait(Some(at)) if at == now + secs(900)));
+}

@@ -32,6 +32,7 @@ pub struct Announcer {
 struct Shared {
     wanted: AtomicBool,
     completed: AtomicBool,
+    private: AtomicBool,
     stopping: AtomicBool,
     news: Notify,
     status: Mutex<Vec<TrackerStatus>>,
@@ -112,6 +113,11 @@ impl Announcer {
         self.shared.tell(&self.shared.wanted);
     }
 
+    /// The torrent turned out to be private: its trackers are asked one at a time (BEP 27).
+    pub fn now_private(&self) {
+        self.shared.tell(&self.shared.private);
+    }
+
     /// The torrent has become complete: trackers that know us as incomplete are told so, once.
     pub fn completed(&self) {
         self.shared.tell(&self.shared.completed);
@@ -171,6 +177,9 @@ impl Work {
         while !self.shared.stopping.load(Ordering::Acquire) {
             if self.shared.wanted.swap(false, Ordering::AcqRel) {
                 self.schedule.want_peers();
+            }
+            if self.shared.private.load(Ordering::Acquire) {
+                self.schedule.set_private();
             }
             let now = Instant::now();
             if self.shared.completed.swap(false, Ordering::AcqRel) {

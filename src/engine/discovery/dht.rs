@@ -320,9 +320,10 @@ impl Work {
             }
             more.extend(saved);
         }
-        // A node of a lab is of use in that lab only. Where nobody names a node, peers of the lab may have.
+        // A node of a lab is of use in that lab only. Where nobody names a node and none is known from the last time, peers
+        // of the lab may have.
         let places = more.iter().map(|node| Place::of((*node.ip()).into()));
-        let place = named.or_else(|| places.max()).unwrap_or(Place::Global);
+        let place = named.or_else(|| places.min()).unwrap_or(Place::Global);
         more.retain(|node| Place::of((*node.ip()).into()) == place);
         nodes.extend(more);
         nodes.retain(|node| node.port() != 0 && (!local.is_loopback() || node.ip().is_loopback()));

@@ -17,7 +17,8 @@ use crate::swarm::Receipt;
 use crate::wire::{RangeReply, Verdict};
 
 /// How long a web seed may take (hardening: 10 s).
-const PATIENCE: Patience = Patience { connect: Duration::from_secs(10), receive: Duration::from_secs(10) };
+/// In all less than the swarm waits for a block, which would end it without a reason.
+const PATIENCE: Patience = Patience { connect: Duration::from_secs(7), receive: Duration::from_secs(10) };
 /// Bytes after which a task lets others run.
 const TURN: usize = 256 * 1024;
 /// What the end of a body may take to come. It only serves to keep the connection.
@@ -30,13 +31,13 @@ const MOVED: usize = 1_000;
 pub(super) enum Failure {
     /// This file is not to be had.
     File { file: usize, why: String },
-    /// The server, or the way to it, has trouble. `wait`: it says for how long; `busy`: it says that we ask too much.
-    Trouble { why: String, wait: Option<Duration>, busy: bool },
+    /// The server, or the way to it, has trouble. `wait`: it says for how long.
+    Trouble { why: String, wait: Option<Duration> },
 }
 
 impl Failure {
     fn trouble(error: &FetchError) -> Self {
-        Self::Trouble { why: error.to_string(), wait: None, busy: false }
+        Self::Trouble { why: error.to_string(), wait: None }
     }
 }
 
@@ -135,10 +136,9 @@ async fn part_of(source: &Source, file: usize, range: &Range<u64>, sink: &mut Si
     let (mut skip, length) = match reply.judge(range, entry.length) {
         Verdict::Body { skip, length } => (skip, length),
         Verdict::Later(wait) => {
-            let busy = matches!(reply.status, 429 | 503);
-            return Err(Failure::Trouble { why: FetchError::Status(reply.status).to_string(), wait, busy });
+            return Err(Failure::Trouble { why: FetchError::Status(reply.status).to_string(), wait });
         }
-        Verdict::Never(why) => return Err(Failure::File { file, why: format!("the server {why}") }),
+        Verdict::Never(why) => return Err(never(source, file, format!("the server {why}"), answer.redirected)),
     };
     let mut left = length;
     while left > 0 {
@@ -157,7 +157,7 @@ async fn part_of(source: &Source, file: usize, range: &Range<u64>, sink: &mut Si
     // A server that sends a little at a time would have us ask for ever.
     if left > 0 || (!whole && length < u64::from(BLOCK_LENGTH)) {
         let why = format!("it sends {} bytes where {} were to come", length - left, range.end - range.start);
-        return Err(Failure::Trouble { why, wait: None, busy: false });
+        return Err(Failure::Trouble { why, wait: None });
     }
     if whole {
         // The connection is kept once the end of the body was seen.
@@ -166,24 +166,41 @@ async fn part_of(source: &Source, file: usize, range: &Range<u64>, sink: &mut Si
     Ok(length)
 }
 
+/// A file is not to be had; by way of a redirect, not for now: it may lead to another place the next time.
+fn never(source: &Source, file: usize, why: String, redirected: bool) -> Failure {
+    source.moved.lock().unwrap_or_else(PoisonError::into_inner).remove(&file);
+    let mut doubted = source.doubted.lock().unwrap_or_else(PoisonError::into_inner);
+    if redirected && doubted.insert(file) {
+        return Failure::Trouble { why: format!("where it redirects to, {why}"), wait: None };
+    }
+    Failure::File { file, why }
+}
+
 /// Asks for a range of a file where it was found last, else where the torrent says that it is.
 async fn ask(source: &Source, file: usize, range: &Range<u64>) -> Result<Answer, Failure> {
     let remembered = source.moved.lock().unwrap_or_else(PoisonError::into_inner).get(&file).cloned();
     if let Some(target) = remembered {
         let answer = http::get(source.network(), Purpose::WebSeed, target, Some(range), PATIENCE).await;
         match answer {
-            Ok(answer) if answer.response.status().is_success() => return Ok(answer),
+            Ok(mut answer) if answer.response.status().is_success() => {
+                answer.redirected = true;
+                return Ok(answer);
+            }
             // It may have moved again: a redirect is good for now, not for ever.
             _ => drop(source.moved.lock().unwrap_or_else(PoisonError::into_inner).remove(&file)),
         }
     }
-    let refused = |error: FetchError| match error {
-        FetchError::Refused(_) => Failure::File { file, why: error.to_string() },
-        error => Failure::trouble(&error),
-    };
     let url = source.files.url(&source.url, file).unwrap_or_default();
-    let target = Target::given(Purpose::WebSeed, &url).map_err(refused)?;
-    let answer = http::get(source.network(), Purpose::WebSeed, target, Some(range), PATIENCE).await.map_err(refused)?;
+    let given = Target::given(Purpose::WebSeed, &url);
+    let answer = match given {
+        Ok(target) => http::get(source.network(), Purpose::WebSeed, target, Some(range), PATIENCE).await,
+        Err(error) => Err(error),
+    };
+    let answer = answer.map_err(|error| match error {
+        // A hotel's network may redirect whatever is asked for, until somebody logs in.
+        FetchError::Refused(_) => never(source, file, error.to_string(), true),
+        error => Failure::trouble(&error),
+    })?;
     if answer.redirected && answer.response.status().is_success() {
         let mut moved = source.moved.lock().unwrap_or_else(PoisonError::into_inner);
         if moved.len() >= MOVED {

@@ -4,7 +4,7 @@
 
 mod fetch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,9 @@ const LONGEST_REST: Duration = Duration::from_secs(300);
 const WORTH_TELLING: Duration = Duration::from_secs(5);
 /// A server that took fewer connections than we made gets no more than these for this time.
 const NARROW: Duration = Duration::from_secs(60);
+/// Files that are refused one after the other, until the server rests: it has moved, or counts who asks for what is not
+/// there.
+const REFUSALS: u32 = 20;
 /// Files of one web seed whose refusal is told one by one. A server that has moved lacks all of 500,000.
 const TOLD_FILES: usize = 5;
 
@@ -48,6 +51,8 @@ struct Source {
     files: Arc<WebFiles>,
     /// Where files turned out to be, after redirects.
     moved: Mutex<BTreeMap<usize, Target>>,
+    /// Files that were not to be had where a redirect led to, once.
+    doubted: Mutex<BTreeSet<usize>>,
 }
 
 impl Source {
@@ -75,8 +80,10 @@ struct WebSeed {
     /// Connections that are made, and until when they are fewer than may be.
     total: usize,
     narrow: Option<Instant>,
-    /// In a row.
+    /// Rests in a row.
     failures: u32,
+    /// Files in a row that are not to be had.
+    refusals: u32,
     /// The user knows that it fails.
     told: bool,
     told_files: usize,
@@ -116,6 +123,7 @@ pub(super) fn web_seeds(torrent: &Arc<Torrent>, urls: &[String]) -> Vec<impl Fut
                 url: url.clone(),
                 files: Arc::clone(&files),
                 moved: Mutex::default(),
+                doubted: Mutex::default(),
             };
             tasks.push(WebSeed::run(source));
         }
@@ -138,6 +146,7 @@ impl WebSeed {
             total: CONNECTIONS,
             narrow: None,
             failures: 0,
+            refusals: 0,
             told: false,
             told_files: 0,
             rests: None,
@@ -172,7 +181,11 @@ impl WebSeed {
     /// Takes from the swarm what there is to do, until there is nothing more.
     fn ask(&mut self) {
         loop {
-            let free = if self.rests.is_some() { 0 } else { self.total.saturating_sub(self.running.len()) };
+            let free = if self.rests.is_some() || self.refusals >= REFUSALS {
+                0
+            } else {
+                self.total.saturating_sub(self.running.len())
+            };
             let (connections, mut out) = (Connections { free, total: self.total }, Vec::new());
             self.source.torrent.enter(|swarm, now| swarm.runs(now, self.source.key, connections, &mut out));
             let mut stopped = false;
@@ -214,7 +227,7 @@ impl WebSeed {
         let (id, end) = match end {
             Ok((id, end)) => (id, end),
             Err(e) if e.is_cancelled() => return,
-            Err(e) => (e.id(), Err(Failure::Trouble { why: e.to_string(), wait: None, busy: false })),
+            Err(e) => (e.id(), Err(Failure::Trouble { why: e.to_string(), wait: None })),
         };
         let Some(Running { run, .. }) = self.running.remove(&id) else { return };
         if run.delivered() > 0 && end.is_ok() {
@@ -226,9 +239,9 @@ impl WebSeed {
                 // Asked for again at once, from whoever has them.
                 self.tell(WebNews::Returned(&run.left()));
                 self.without(file, &why);
+                self.refusals += 1;
             }
-            Err(Failure::Trouble { why, wait, busy }) => {
-                self.failures += u32::from(!busy || self.running.is_empty());
+            Err(Failure::Trouble { why, wait }) => {
                 if self.running.is_empty() {
                     self.rest(&why, wait);
                 } else {
@@ -240,10 +253,14 @@ impl WebSeed {
                 }
             }
         }
+        if self.refusals >= REFUSALS && self.running.is_empty() && self.rests.is_none() {
+            self.refusals = 0;
+            self.rest("it has none of the files that it was asked for", None);
+        }
     }
 
     fn succeeded(&mut self) {
-        self.failures = 0;
+        (self.failures, self.refusals) = (0, 0);
         if std::mem::take(&mut self.told) {
             info!(torrent = %self.source.torrent.meta.name, "the web seed {} answers again", self.source.name());
             self.source.torrent.web_seed_error(self.source.key, None);
@@ -266,6 +283,7 @@ impl WebSeed {
 
     /// It is left alone for a while.
     fn rest(&mut self, why: &str, wait: Option<Duration>) {
+        self.failures = self.failures.saturating_add(1);
         let usual = match self.failures {
             0 | 1 => FIRST_REST,
             n => (REST * (1 << (n - 2).min(4))).min(LONGEST_REST),
