@@ -60,6 +60,8 @@ pub(super) struct Patience {
 pub(super) struct Target {
     url: Url,
     reach: Reach,
+    /// Only addresses of IPv4, or of IPv6.
+    v4: Option<bool>,
 }
 
 impl Target {
@@ -74,7 +76,20 @@ impl Target {
         let (given, url) = (parse(given)?, parse(url)?);
         match refusal(&url) {
             Some(why) => Err(FetchError::Refused(why)),
-            None => Ok(Self { reach: Reach::given(purpose, &given), url }),
+            None => Ok(Self { reach: Reach::given(purpose, &given), url, v4: None }),
+        }
+    }
+}
+
+impl Target {
+    /// The same by each family that its name has addresses of and that we have, where there are both; else the same.
+    pub(super) async fn of_families(self, network: &Network) -> Vec<Self> {
+        let Some(name) = self.url.domain().filter(|_| network.is_direct()) else { return vec![self] };
+        let found = lookup(network, name, 0, self.reach).await.unwrap_or_default();
+        let has = |v4: bool| network.local(v4).is_some() && found.iter().any(|addr| addr.is_ipv4() == v4);
+        match has(true) && has(false) {
+            true => [true, false].map(|v4| Self { v4: Some(v4), ..self.clone() }).into(),
+            false => vec![self],
         }
     }
 }
@@ -147,7 +162,7 @@ pub(super) async fn get(
         if let Some(why) = refusal(&url) {
             return Err(FetchError::Refused(why));
         }
-        target = Target { reach: Reach::redirected(purpose, place, &url), url };
+        target = Target { reach: Reach::redirected(purpose, place, &url), url, v4: target.v4 };
     }
     Err(FetchError::Redirects)
 }
@@ -159,7 +174,7 @@ async fn send(
     range: Option<&Range<u64>>,
     patience: Patience,
 ) -> Result<Response, FetchError> {
-    let Target { url, reach } = target;
+    let Target { url, reach, v4 } = target;
     // The resolver checks names; addresses never get there.
     let literal = match url.host() {
         Some(Host::Ipv4(ip)) => Some(IpAddr::V4(ip)),
@@ -175,7 +190,7 @@ async fn send(
     if literal.is_some_and(|ip| network.blocks(ip)) {
         return Err(FetchError::Refused(BLOCKED_TARGET));
     }
-    let mut request = client(network, purpose, *reach, patience.connect).map_err(failed)?.get(url.clone());
+    let mut request = client(network, purpose, (*reach, *v4), patience.connect).map_err(failed)?.get(url.clone());
     if let Some(range) = range {
         let last = range.end.saturating_sub(1);
         request = request.header(header::RANGE, format!("bytes={}-{last}", range.start));
@@ -204,11 +219,16 @@ fn failed(error: reqwest::Error) -> FetchError {
 }
 
 /// What clients differ in.
-type ClientKey = (Network, bool, Reach, Duration);
+type ClientKey = (Network, bool, (Reach, Option<bool>), Duration);
 
 /// The process's client for this reach: it resolves and checks names itself, so that what was checked is what is
 /// connected to. There are a handful of them, and each loads the system's certificates once.
-fn client(network: &Network, purpose: Purpose, reach: Reach, connect: Duration) -> reqwest::Result<Client> {
+fn client(
+    network: &Network,
+    purpose: Purpose,
+    reach: (Reach, Option<bool>),
+    connect: Duration,
+) -> reqwest::Result<Client> {
     static CLIENTS: Mutex<BTreeMap<ClientKey, Client>> = Mutex::new(BTreeMap::new());
     let ranges = purpose == Purpose::WebSeed;
     let key = (network.clone(), ranges, reach, connect);
@@ -224,7 +244,7 @@ fn client(network: &Network, purpose: Purpose, reach: Reach, connect: Duration) 
             .user_agent(concat!("swarmfs/", env!("CARGO_PKG_VERSION")))
             .http1_only()
             .connect_timeout(connect)
-            .dns_resolver(GuardedResolver(network.clone(), reach));
+            .dns_resolver(GuardedResolver(network.clone(), reach.0, reach.1));
         if ranges {
             builder.no_gzip().pool_max_idle_per_host(KEPT).pool_idle_timeout(KEPT_FOR)
         } else {
@@ -242,16 +262,17 @@ fn client(network: &Network, purpose: Purpose, reach: Reach, connect: Duration) 
 
 /// The network's resolver, with what is out of reach left out.
 #[derive(Debug)]
-struct GuardedResolver(Network, Reach);
+struct GuardedResolver(Network, Reach, Option<bool>);
 
 impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let (network, reach) = (self.0.clone(), self.1);
+        let (network, reach, v4) = (self.0.clone(), self.1, self.2);
         Box::pin(async move {
-            let found = match network.lookup_proxy(name.as_str()).await {
+            let mut found = match network.lookup_proxy(name.as_str()).await {
                 Some(found) => found?,
                 None => lookup(&network, name.as_str(), 0, reach).await?,
             };
+            found.retain(|addr| v4.is_none_or(|v4| addr.is_ipv4() == v4));
             let found: Addrs = Box::new(found.into_iter());
             Ok(found)
         })

@@ -20,8 +20,9 @@ use super::network::Network;
 use crate::node::canonical;
 
 /// Bytes that one connection may have under way to us, and that are held for a task that does not read: a peer 50 ms away
-/// can send 5 MB/s. The library keeps what comes out of order by the datagram, up to 500 of them.
-const WINDOW: usize = 256 << 10;
+/// can send 10 MB/s. The library counts what comes out of order by the datagram, a thousand of them. With less, a sender
+/// that is faster than we are for a moment waits for half a second too often (libtorrent's least timeout).
+const WINDOW: usize = 512 << 10;
 /// The longest datagram that is taken, bytes: what an Ethernet carries. Longer ones, in pieces, would fill more memory than
 /// [`WINDOW`] says.
 const LONGEST: usize = 1500;

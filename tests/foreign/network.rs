@@ -535,3 +535,33 @@ fn a_tracker_on_the_block_list_is_not_asked() {
     assert!(!output.status.success() && said.contains("refused: its address is on the block list"), "{said}");
     assert_eq!(tracker.seen().len(), 0);
 }
+
+/// A tracker tells peers of the family that it is asked over (BEP 7), so one with a name is asked over both.
+#[test]
+#[ignore = "needs root and iproute2"]
+fn a_tracker_with_addresses_of_both_families_is_asked_over_both() {
+    let lab = Lab::enter_v6();
+    let (six, four) = (lab.address().ip(), IpAddr::from([10, 77, 0, 9]));
+    lab.replace("/etc/hosts", &format!("{four} both.test four.test\n{six} both.test\n"));
+    // Its threads are of this network.
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let _inside = runtime.enter();
+    let peers = ["10.77.0.50:1", "10.77.0.51:2"].map(|peer| peer.parse::<SocketAddr>().expect("an address"));
+    let answering = move |n: usize| move |_: &_, _| Action::Raw(ok(&reply("8:intervali60e", &peers[n..=n])));
+    let over_four = Tracker::start(four, answering(0));
+    let port = over_four.port();
+    let over_six = Tracker::start_at((six, port).into(), answering(1));
+    let client = spawn(spec(&[&[format!("http://both.test:{port}/announce")]]), 1);
+    let mut found = client.peers();
+    found.sort();
+    assert_eq!(found, peers);
+    assert_eq!((over_four.wait_for(1).len(), over_six.wait_for(1).len()), (1, 1));
+    // Nothing else is asked twice, and one that is gone takes nothing from the other.
+    drop((client, over_six));
+    for name in ["four.test", "both.test"] {
+        let before = over_four.seen().len();
+        let client = spawn(spec(&[&[format!("http://{name}:{port}/announce")]]), 1);
+        assert_eq!(client.peers(), peers[..1], "{name}");
+        assert_eq!(over_four.seen().len(), before + 1, "{name}");
+    }
+}

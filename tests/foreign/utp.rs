@@ -88,6 +88,23 @@ fn libtorrent_without_tcp_dials_us() {
     assert!(log.contains("utp=true sealed=false") && log.contains("utp=true sealed=true"), "{log}");
 }
 
+/// Nobody has anything to say for longer than the library is patient by itself: a mount that nobody reads keeps its peers.
+#[test]
+#[ignore = "needs root, iproute2 and libtorrent"]
+fn an_idle_connection_lives() {
+    const IDLE: Duration = Duration::from_secs(40);
+    let f = fixture();
+    let seed = f.seed(&UTP);
+    let mount = mount_at(&[&f.file], f.lab.address()).peer(seed.address).args(&["-v", "-v"]).limit(LIMIT * 3).start();
+    wait_until(LIMIT, "they are connected", || mount.log().contains("utp=true"));
+    let since = Instant::now();
+    wait_until(LIMIT, "it was idle for long", || {
+        assert!(!mount.log().contains("disconnected"), "{}", mount.log());
+        since.elapsed() > IDLE
+    });
+    f.is_right(&mount.mountpoint);
+}
+
 /// Noise, connections that are begun from thousands of addresses and left, and some whose handshake never comes: others
 /// are served meanwhile and after it, and the process is no larger for it.
 #[test]

@@ -62,7 +62,12 @@ struct Shared {
 impl Tracker {
     /// A tracker on `ip` and a free port. `act` is called with each request and how many came before it.
     pub(crate) fn start(ip: IpAddr, act: impl Fn(&Seen, usize) -> Action + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind((ip, 0)).expect("a free port");
+        Self::start_at((ip, 0).into(), act)
+    }
+
+    /// As `start`, on this port.
+    pub(crate) fn start_at(at: SocketAddr, act: impl Fn(&Seen, usize) -> Action + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(at).expect("its port");
         let addr = listener.local_addr().expect("an address");
         let shared = Arc::new(Shared {
             seen: Mutex::default(),

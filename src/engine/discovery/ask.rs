@@ -1,8 +1,12 @@
 //! One announce or one scrape, over what the tracker's URL says: which URLs are asked at all, and what an answer and a
 //! failure are.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 use url::Url;
 
 use super::{Deadlines, http, udp};
@@ -33,6 +37,44 @@ pub(super) struct Answer {
     pub(super) reply: AnnounceReply,
     /// Where it came from.
     pub(super) place: Place,
+}
+
+/// How long the other family has once one has answered: the first peers should not wait for a network that is cut.
+const OTHER_FAMILY: Duration = Duration::from_millis(500);
+
+/// The answers over both families as one: a tracker can only tell peers of the family that it is asked over. The first
+/// answer ends the wait for the other one soon.
+pub(super) async fn of_all(mut flights: JoinSet<Result<Answer, AskError>>) -> Option<Result<Answer, AskError>> {
+    let mut answers: Vec<Answer> = Vec::new();
+    let mut failure = None;
+    loop {
+        let patience = if answers.is_empty() { Duration::MAX } else { OTHER_FAMILY };
+        let Ok(Some(landed)) = timeout(patience, flights.join_next()).await else { break };
+        match landed.unwrap_or_else(|panicked| Err(FetchError::Transfer(panicked.to_string()).into())) {
+            Ok(answer) => answers.push(answer),
+            // What the tracker itself says is worth more than what the network does.
+            Err(error) if !matches!(failure, Some(AskError::Reply(_))) => failure = Some(error),
+            Err(_) => {}
+        }
+    }
+    answers.into_iter().reduce(both).map(Ok).or_else(|| failure.map(Err))
+}
+
+fn both(one: Answer, other: Answer) -> Answer {
+    let peers: BTreeSet<SocketAddr> = one.reply.peers.into_iter().chain(other.reply.peers).collect();
+    let reply = AnnounceReply {
+        peers: peers.into_iter().collect(),
+        interval: one.reply.interval.max(other.reply.interval),
+        min_interval: one.reply.min_interval.max(other.reply.min_interval),
+        tracker_id: one.reply.tracker_id.or(other.reply.tracker_id),
+        warning: one.reply.warning.or(other.reply.warning),
+        external_ip: one.reply.external_ip.or(other.reply.external_ip),
+        // Trackers count either one family or both.
+        complete: one.reply.complete.max(other.reply.complete),
+        incomplete: one.reply.incomplete.max(other.reply.incomplete),
+    };
+    // It may name what both may.
+    Answer { reply, place: one.place.min(other.place) }
 }
 
 /// How a tracker is asked.

@@ -2,10 +2,11 @@
 
 use reqwest::StatusCode;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::Deadlines;
-use super::ask::{Answer, AskError};
+use super::ask::{Answer, AskError, of_all};
 use crate::engine::http::{FetchError, Patience, Target, get};
 use crate::engine::network::Network;
 use crate::engine::reach::{Place, Purpose};
@@ -18,15 +19,25 @@ const MAX_BODY: usize = 1 << 20;
 /// Requests of the process at one time, so that many torrents do not open many sockets at once.
 static REQUESTS: Semaphore = Semaphore::const_new(50);
 
-/// Announces to one tracker.
+/// Announces to one tracker, over every family that its name has addresses of.
 pub(super) async fn announce(
     tracker: &str,
     query: &AnnounceQuery,
     network: &Network,
     deadlines: Deadlines,
 ) -> Result<Answer, AskError> {
-    let fetched = fetch(tracker, &announce_url(tracker, query), network, deadlines).await?;
-    Ok(Answer { reply: fetched.decoded(decode_http_reply)?, place: fetched.place })
+    let target = Target::made(Purpose::Tracker, tracker, &announce_url(tracker, query))?;
+    let families = timeout(deadlines.connect, target.clone().of_families(network)).await.unwrap_or_default();
+    let mut flights = JoinSet::new();
+    for target in families {
+        let network = network.clone();
+        flights.spawn(async move {
+            let fetched = fetch(target, &network, deadlines).await?;
+            Ok(Answer { reply: fetched.decoded(decode_http_reply)?, place: fetched.place })
+        });
+    }
+    let late = || Err(FetchError::Deadline(deadlines.connect).into());
+    of_all(flights).await.unwrap_or_else(late)
 }
 
 /// The figures of torrents, if the tracker's URL says where they are asked for (BEP 48).
@@ -38,7 +49,8 @@ pub(super) async fn scrape(
 ) -> Result<Vec<ScrapeEntry>, AskError> {
     let url = scrape_url(tracker, info_hashes);
     let url = url.ok_or(FetchError::Refused("its URL does not end in announce, so it says nowhere to scrape"))?;
-    fetch(tracker, &url, network, deadlines).await?.decoded(|body| decode_http_scrape(body, info_hashes))
+    let target = Target::made(Purpose::Tracker, tracker, &url)?;
+    fetch(target, network, deadlines).await?.decoded(|body| decode_http_scrape(body, info_hashes))
 }
 
 /// What came in the end.
@@ -61,13 +73,13 @@ impl Fetched {
     }
 }
 
-/// Asks for a URL of a tracker: what may be announced to may be scraped. At most 50 such requests run at once in the process; the others wait here, outside their deadlines.
-async fn fetch(tracker: &str, url: &str, network: &Network, deadlines: Deadlines) -> Result<Fetched, AskError> {
+/// Asks for a URL of a tracker: what may be announced to may be scraped. At most 50 such requests run at once in the
+/// process; the others wait here, outside their deadlines.
+async fn fetch(target: Target, network: &Network, deadlines: Deadlines) -> Result<Fetched, AskError> {
     // The semaphore is never closed.
     let _turn = REQUESTS.acquire().await;
     let patience = Patience { connect: deadlines.connect, receive: deadlines.receive };
     let fetched = async {
-        let target = Target::made(Purpose::Tracker, tracker, url)?;
         let answer = get(network, Purpose::Tracker, target, None, patience).await?;
         let (status, place) = (answer.response.status(), answer.place);
         Ok(Fetched { status, body: answer.body(MAX_BODY).await?, place })
@@ -116,7 +128,7 @@ mod tests {
             key: 0,
             tracker_id: None,
         };
-        let mut all = tokio::task::JoinSet::new();
+        let mut all = JoinSet::new();
         for _ in 0..60 {
             let (url, query) = (url.clone(), query.clone());
             all.spawn(async move { announce(&url, &query, &Network::default(), Deadlines::default()).await });

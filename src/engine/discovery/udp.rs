@@ -17,7 +17,7 @@ use tokio::time::{timeout, timeout_at};
 use url::{Host, Url};
 
 use super::Deadlines;
-use super::ask::{Answer, AskError};
+use super::ask::{Answer, AskError, of_all};
 use super::exchange::{Connection, Exchange, Question, Reply, Step, wait};
 use crate::engine::http::FetchError;
 use crate::engine::network::Network;
@@ -29,8 +29,6 @@ use crate::wire::{AnnounceQuery, AnnounceReply, Event, MAX_PEERS, ScrapeEntry, T
 const ATTEMPTS: u32 = 2;
 /// Addresses of one name and family that are tried at the most.
 const MAX_ADDRESSES: usize = 4;
-/// How long the other family has once one has answered: the first peers should not wait for a network that is cut.
-const OTHER_FAMILY: Duration = Duration::from_millis(500);
 /// Bytes that are taken of a datagram: 1,000 peers of 18 bytes behind 20. What is longer is cut.
 const MAX_DATAGRAM: usize = 20 + 18 * MAX_PEERS;
 /// Sockets of the process for UDP trackers at one time; further exchanges wait for their turn.
@@ -76,7 +74,7 @@ pub(super) async fn announce(
     ask_both(addresses(endpoint, network, deadlines).await?, question, network, first_wait).await
 }
 
-/// Announces over every family that has addresses. The first answer ends the wait for the other one soon.
+/// Announces over every family that has addresses.
 async fn ask_both(
     addresses: [Vec<SocketAddr>; 2],
     question: Question,
@@ -85,47 +83,26 @@ async fn ask_both(
 ) -> Result<Answer, AskError> {
     let mut flights = JoinSet::new();
     for family in addresses.into_iter().filter(|family| !family.is_empty()) {
-        flights.spawn(exchange(family, question.clone(), network.clone(), first_wait));
-    }
-    let mut answers: Vec<Answer> = Vec::new();
-    let mut failure = None;
-    loop {
-        let patience = if answers.is_empty() { Duration::MAX } else { OTHER_FAMILY };
-        let Ok(Some(landed)) = timeout(patience, flights.join_next()).await else { break };
-        match landed.unwrap_or_else(|panicked| Err(FetchError::Transfer(panicked.to_string()).into())) {
-            Ok((from, Reply::Announce { interval, leechers, seeders, peers })) => {
-                let reply = AnnounceReply {
-                    peers,
-                    interval: Some(interval.into()),
-                    complete: Some(seeders.into()),
-                    incomplete: Some(leechers.into()),
-                    ..AnnounceReply::default()
-                };
-                answers.push(Answer { reply, place: Place::of(from.ip()) });
+        let exchange = exchange(family, question.clone(), network.clone(), first_wait);
+        flights.spawn(async move {
+            match exchange.await? {
+                (from, Reply::Announce { interval, leechers, seeders, peers }) => {
+                    let reply = AnnounceReply {
+                        peers,
+                        interval: Some(interval.into()),
+                        complete: Some(seeders.into()),
+                        incomplete: Some(leechers.into()),
+                        ..AnnounceReply::default()
+                    };
+                    Ok(Answer { reply, place: Place::of(from.ip()) })
+                }
+                (_, Reply::Refusal(words)) => Err(TrackerError::Failure(words).into()),
+                // The exchange takes no other answer than one to its question.
+                (_, Reply::Scrape(_)) => Err(TrackerError::Bencode.into()),
             }
-            Ok((_, Reply::Refusal(words))) => failure = Some(TrackerError::Failure(words).into()),
-            Ok((_, Reply::Scrape(_))) => {}
-            // What the tracker itself says is worth more than what the network does.
-            Err(error) if !matches!(failure, Some(AskError::Reply(_))) => failure = Some(error),
-            Err(_) => {}
-        }
+        });
     }
-    answers.into_iter().reduce(both).ok_or_else(|| failure.unwrap_or_else(no_socket))
-}
-
-/// The answers over both families as one.
-fn both(one: Answer, other: Answer) -> Answer {
-    let peers: BTreeSet<SocketAddr> = one.reply.peers.into_iter().chain(other.reply.peers).collect();
-    let reply = AnnounceReply {
-        peers: peers.into_iter().collect(),
-        interval: one.reply.interval.max(other.reply.interval),
-        // Trackers count either one family or both.
-        complete: one.reply.complete.max(other.reply.complete),
-        incomplete: one.reply.incomplete.max(other.reply.incomplete),
-        ..AnnounceReply::default()
-    };
-    // It may name what both may.
-    Answer { reply, place: one.place.min(other.place) }
+    of_all(flights).await.unwrap_or_else(|| Err(no_socket()))
 }
 
 /// The figures of torrents, at most [`crate::wire::MAX_SCRAPE`]: over IPv4, and over IPv6 if that yields nothing.
