@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::clients::Who;
-use crate::support::foreign::Lab;
+use crate::support::lab::Lab;
 use crate::support::process::swarmfs;
 use crate::support::user::{NOBODY, as_nobody, everybody_may_use_fuse, users_may_let_others_in};
 use crate::table::{Figures, Table};

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use crate::bench::{Bench, MEMORY, PEAK};
 use crate::clients::{Client, NO_LIBTORRENT, Reader, Who, has_libtorrent, mib};
-use crate::support::foreign::{Lab, LibTorrent};
+use crate::support::foreign::LibTorrent;
 use crate::support::hostile::Behaviour;
+use crate::support::lab::Lab;
 use crate::support::reading::Mapping;
 use crate::support::torrent::Content;
 use crate::support::{MIB, Random, quantile};

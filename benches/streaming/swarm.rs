@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use crate::bench::Bench;
 use crate::support::dataset::Dataset;
-use crate::support::foreign::{Lab, LibTorrent, OpenTracker, swarmfs_seed};
+use crate::support::foreign::{LibTorrent, OpenTracker, swarmfs_seed};
 use crate::support::free_address;
 use crate::support::hostile::Behaviour;
+use crate::support::lab::Lab;
 use crate::support::link::LINKED;
 use crate::support::nginx::Nginx;
 use crate::support::peer::Peer;

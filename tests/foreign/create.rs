@@ -8,7 +8,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::support::dataset::Dataset;
-use crate::support::foreign::{Lab, LibTorrent, Transmission, libtorrent};
+use crate::support::foreign::{LibTorrent, Transmission, libtorrent};
+use crate::support::lab::Lab;
 use crate::support::process::{shell, succeed, swarmfs};
 use crate::support::wait_until;
 use swarmfs::metainfo::{File, FileKind, Metainfo};

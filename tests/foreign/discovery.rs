@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::support::dataset::Dataset;
-use crate::support::foreign::{Lab, LibTorrent, libtorrent, torrent_by_libtorrent};
+use crate::support::foreign::{LibTorrent, libtorrent, torrent_by_libtorrent};
+use crate::support::lab::Lab;
 use crate::support::mounts::{Mount, mount_at};
 use crate::support::process::{Running, shell, swarmfs};
 use crate::support::torrent::{Content, Torrent};

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::support::dataset::Dataset;
-use crate::support::foreign::{Lab, LibTorrent, QBittorrent, swarmfs_seed_with, torrent_by_libtorrent};
+use crate::support::foreign::{LibTorrent, QBittorrent, swarmfs_seed_with, torrent_by_libtorrent};
 use crate::support::gets::{get_at, start, succeeds};
+use crate::support::lab::Lab;
 use crate::support::mounts::mount_at;
 use crate::support::process::shell;
 use crate::support::{holds_within, wait_until};

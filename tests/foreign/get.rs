@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::support::dataset::Dataset;
-use crate::support::foreign::{Lab, LibTorrent, OpenTracker, Transmission, swarmfs_seed, torrent_by_libtorrent};
+use crate::support::foreign::{LibTorrent, OpenTracker, Transmission, swarmfs_seed, torrent_by_libtorrent};
 use crate::support::gets::{get_at, succeeds};
+use crate::support::lab::Lab;
 use crate::support::process::shell;
 use crate::support::reading::assert_same_but_for_empty_files;
 use crate::support::wait_until;

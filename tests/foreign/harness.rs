@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::support::dataset::Dataset;
-use crate::support::foreign::{Lab, LibTorrent, OpenTracker, Transmission, aria2, torrent_by_libtorrent};
+use crate::support::foreign::{LibTorrent, OpenTracker, Transmission, aria2, torrent_by_libtorrent};
 use crate::support::hostile::Behaviour;
+use crate::support::lab::Lab;
 use crate::support::peer::{Peer, Request, handshake, message, request_body};
 use crate::support::process::{shell, state_of};
 use crate::support::reading::assert_same_but_for_empty_files;

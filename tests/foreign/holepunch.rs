@@ -6,7 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::support::foreign::{Lab, LibTorrent, UTP_ONLY};
+use crate::support::foreign::{LibTorrent, UTP_ONLY};
+use crate::support::lab::Lab;
 use crate::support::mounts::mount_at;
 use crate::support::nat::Nat;
 use crate::support::peer::{handshake, message};

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use crate::support::dataset::Dataset;
 use crate::support::foreign::{
-    Lab, LibTorrent, OpenTracker, Transmission, aria2, swarmfs_seed, swarmfs_seed_with, torrent_by_libtorrent,
+    LibTorrent, OpenTracker, Transmission, aria2, swarmfs_seed, swarmfs_seed_with, torrent_by_libtorrent,
 };
+use crate::support::lab::Lab;
 use crate::support::mounts::{Mount, mount_at};
 use crate::support::process::shell;
 use crate::support::reading::assert_same_but_for_empty_files;

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::support::dataset::Dataset;
-use crate::support::foreign::{Lab, LibTorrent, swarmfs_seed};
+use crate::support::foreign::{LibTorrent, swarmfs_seed};
+use crate::support::lab::Lab;
 use crate::support::mounts::mount_at;
 use crate::support::reading::assert_same_bytes;
 use crate::support::torrent::Torrent;

@@ -14,6 +14,7 @@ mod magnets;
 mod mixed;
 mod network;
 mod port_map;
+mod reach;
 mod swarm;
 mod tracker;
 mod utp;

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use crate::support::dataset::Dataset;
 use crate::support::foreign::{
-    Lab, LibTorrent, OpenTracker, QBittorrent, Transmission, aria2_with, swarmfs_seed_with, torrent_by_libtorrent,
+    LibTorrent, OpenTracker, QBittorrent, Transmission, aria2_with, swarmfs_seed_with, torrent_by_libtorrent,
 };
+use crate::support::lab::Lab;
 use crate::support::mounts::mount_at;
 use crate::support::process::{Running, swarmfs};
 use crate::support::reading::assert_same_bytes;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::support::foreign::Lab;
+use crate::support::lab::Lab;
 use crate::support::mounts::mount_at;
 use crate::support::process::{Running, shell, succeed};
 use crate::support::torrent::Content;

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::support::dataset::Dataset;
-use crate::support::foreign::{Lab, LibTorrent, OpenTracker, Transmission, torrent_by_libtorrent};
+use crate::support::foreign::{LibTorrent, OpenTracker, Transmission, torrent_by_libtorrent};
+use crate::support::lab::Lab;
 use crate::support::mounts::{Mount, MountCommand, mount_at};
 use crate::support::process::{installed, shell};
 use crate::support::reading::read_mapped;

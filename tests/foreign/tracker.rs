@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::support::dataset::Dataset;
-use crate::support::foreign::{Lab, LibTorrent, QBittorrent, Transmission, aria2_with, torrent_by_libtorrent};
+use crate::support::foreign::{LibTorrent, QBittorrent, Transmission, aria2_with, torrent_by_libtorrent};
+use crate::support::lab::Lab;
 use crate::support::mounts::mount_at;
 use crate::support::process::shell;
 use crate::support::reading::assert_same_but_for_empty_files;

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::support::dataset::Dataset;
-use crate::support::foreign::{Lab, LibTorrent, UTP_ONLY as UTP, swarmfs_seed_with, torrent_by_libtorrent};
+use crate::support::foreign::{LibTorrent, UTP_ONLY as UTP, swarmfs_seed_with, torrent_by_libtorrent};
 use crate::support::gets::{get_at, start, succeeds};
+use crate::support::lab::Lab;
 use crate::support::link::{End, Link};
 use crate::support::mounts::mount_at;
 use crate::support::process::{Running, shell};

@@ -12,7 +12,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::Random;
-use super::foreign::{Lab, ip};
+
+use super::lab::{Lab, ip};
 
 /// A link reaches so many addresses of a lab.
 pub(crate) const LINKED: u16 = 16;

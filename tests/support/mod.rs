@@ -12,6 +12,7 @@ pub(crate) mod faulty;
 pub(crate) mod foreign;
 pub(crate) mod gets;
 pub(crate) mod hostile;
+pub(crate) mod lab;
 pub(crate) mod link;
 pub(crate) mod mounts;
 pub(crate) mod nat;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
-use super::foreign::{Lab, ip};
+use super::lab::{Lab, ip};
 use super::process::{Running, succeed};
 use super::wait_until;
 

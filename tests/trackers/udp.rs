@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use crate::support::announcing::{HASH, SHORT, bound, peer, spawn, spec};
 use crate::support::dataset::Dataset;
-use crate::support::foreign::{Lab, OpenTracker, swarmfs_seed};
+use crate::support::foreign::{OpenTracker, swarmfs_seed};
+use crate::support::lab::Lab;
 use crate::support::mounts::{mount, mount_at};
 use crate::support::process::{Running, output, swarmfs};
 use crate::support::reading::assert_same_bytes;
