@@ -68,7 +68,7 @@ impl Session {
     /// Opens the listening socket and starts to accept, dial and rechoke.
     ///
     /// # Errors
-    /// Those of [`Store::open`] for a cache directory that the user chose and of [`Network::of`], [`Error::Listen`] if the address is taken, [`Error::System`] if the machine gives no random bytes.
+    /// Those of [`Store::open`](crate::cache::Store::open) for a cache directory that the user chose and of [`Network::of`], [`Error::Listen`] if the address is taken, [`Error::System`] if the machine gives no random bytes.
     pub fn start(config: Config) -> Result<Self> {
         Self::start_over(Network::of(&config)?, config)
     }
