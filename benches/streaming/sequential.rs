@@ -9,7 +9,7 @@ use crate::swarm::{SEED_SETTINGS, SEEDS, Swarm};
 use crate::table::{Figures, Table};
 use crate::wire;
 
-pub(crate) const MB_S: &str = "MB/s";
+const MB_S: &str = "MB/s";
 const CPU: &str = "CPU-s/GiB";
 
 /// The whole file through one client, or the wire limit.
@@ -49,10 +49,12 @@ fn against_wire(table: &Table) {
     }
 }
 
-/// What ours is beside this one.
-pub(crate) fn against(table: &Table, who: &str) {
-    let ratio = |name| table.median(Who::Ours.name(), name) / table.median(who, name);
-    table.note(format!("ours / {who}: MB/s x {:.2}, CPU x {:.2}", ratio(MB_S), ratio(CPU)));
+/// What ours is beside each of the others.
+pub(crate) fn against_others(table: &Table) {
+    for who in table.who().into_iter().filter(|who| ![Who::Wire.name(), Who::Ours.name()].contains(who)) {
+        let ratio = |name| table.median(Who::Ours.name(), name) / table.median(who, name);
+        table.note(format!("ours / {who}: MB/s x {:.2}, CPU x {:.2}", ratio(MB_S), ratio(CPU)));
+    }
 }
 
 /// A whole file in order, from libtorrent's seeds.
@@ -62,9 +64,7 @@ pub(crate) fn seq(bench: &Bench) {
     let swarm = Swarm::of_libtorrent(lab, bench, bench.size, 0, &SEED_SETTINGS);
     let table = bench.turns("seq", &bench.clients("seq", &all, &all), |who| whole_file(bench, who, &swarm));
     against_wire(&table);
-    for who in table.who().into_iter().filter(|who| ![Who::Wire.name(), Who::Ours.name()].contains(who)) {
-        against(&table, who);
-    }
+    against_others(&table);
     Bench::check_memory(&table, MEMORY, SEEDS);
     bench.keep(&table);
 }

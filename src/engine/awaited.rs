@@ -74,7 +74,7 @@ impl Awaited {
     }
 
     /// Its metadata says that it is private (BEP 27).
-    pub(super) fn is_private(&self) {
+    pub(super) fn now_private(&self) {
         self.shared.now_private(self.key);
     }
 
@@ -289,7 +289,7 @@ impl Talk<'_> {
             let hello = hello(&self.awaited.shared, self.awaited.key, self.addr, None);
             Message::Extended { id: 0, payload: hello.encode().into() }.encode(&mut out);
         }
-        if let Some(port) = self.awaited.shared.dht_port(self.awaited.key).filter(|_| theirs.dht()) {
+        if let Some(port) = self.awaited.shared.dht_port(self.awaited.key, theirs) {
             Message::Port(port).encode(&mut out);
         }
         stream.write_all(&out).await?;

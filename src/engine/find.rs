@@ -58,7 +58,7 @@ impl Finding {
                     }
                     Ok(meta) => {
                         if meta.private {
-                            awaited.is_private();
+                            awaited.now_private();
                         }
                         Ok(Arc::new(self.magnet.with_metadata(meta)))
                     }

@@ -79,9 +79,7 @@ impl Target {
             None => Ok(Self { reach: Reach::given(purpose, &given), url, v4: None }),
         }
     }
-}
 
-impl Target {
     /// The same by each family that its name has addresses of and that we have, where there are both; else the same.
     pub(super) async fn of_families(self, network: &Network) -> Vec<Self> {
         let Some(name) = self.url.domain().filter(|_| network.is_direct()) else { return vec![self] };
@@ -174,7 +172,7 @@ async fn send(
     range: Option<&Range<u64>>,
     patience: Patience,
 ) -> Result<Response, FetchError> {
-    let Target { url, reach, v4 } = target;
+    let Target { url, reach, .. } = target;
     // The resolver checks names; addresses never get there.
     let literal = match url.host() {
         Some(Host::Ipv4(ip)) => Some(IpAddr::V4(ip)),
@@ -190,7 +188,7 @@ async fn send(
     if literal.is_some_and(|ip| network.blocks(ip)) {
         return Err(FetchError::Refused(BLOCKED_TARGET));
     }
-    let mut request = client(network, purpose, (*reach, *v4), patience.connect).map_err(failed)?.get(url.clone());
+    let mut request = client(network, purpose, target, patience.connect).map_err(failed)?.get(url.clone());
     if let Some(range) = range {
         let last = range.end.saturating_sub(1);
         request = request.header(header::RANGE, format!("bytes={}-{last}", range.start));
@@ -219,19 +217,15 @@ fn failed(error: reqwest::Error) -> FetchError {
 }
 
 /// What clients differ in.
-type ClientKey = (Network, bool, (Reach, Option<bool>), Duration);
+type ClientKey = (Network, bool, Reach, Option<bool>, Duration);
 
-/// The process's client for this reach: it resolves and checks names itself, so that what was checked is what is
+/// The process's client for what this target reaches: it resolves and checks names itself, so that what was checked is what is
 /// connected to. There are a handful of them, and each loads the system's certificates once.
-fn client(
-    network: &Network,
-    purpose: Purpose,
-    reach: (Reach, Option<bool>),
-    connect: Duration,
-) -> reqwest::Result<Client> {
+fn client(network: &Network, purpose: Purpose, target: &Target, connect: Duration) -> reqwest::Result<Client> {
     static CLIENTS: Mutex<BTreeMap<ClientKey, Client>> = Mutex::new(BTreeMap::new());
     let ranges = purpose == Purpose::WebSeed;
-    let key = (network.clone(), ranges, reach, connect);
+    let &Target { reach, v4, .. } = target;
+    let key = (network.clone(), ranges, reach, v4, connect);
     let mut clients = CLIENTS.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(client) = clients.get(&key) {
         return Ok(client.clone());
@@ -244,7 +238,7 @@ fn client(
             .user_agent(concat!("swarmfs/", env!("CARGO_PKG_VERSION")))
             .http1_only()
             .connect_timeout(connect)
-            .dns_resolver(GuardedResolver(network.clone(), reach.0, reach.1));
+            .dns_resolver(GuardedResolver(network.clone(), reach, v4));
         if ranges {
             builder.no_gzip().pool_max_idle_per_host(KEPT).pool_idle_timeout(KEPT_FOR)
         } else {

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::content::{Backing, Bytes, Content, Reply};
 use super::reads::Parked;
-use super::shared::{Shared, close_all};
+use super::shared::Shared;
 use super::torrent::Torrent;
 use super::untold::Untold;
 use crate::swarm::{HandleId, Input, ReadId, Swarm, TorrentKey};
@@ -124,7 +124,7 @@ impl Content for SessionContent {
     }
 
     fn close_all(&self) {
-        close_all(&self.0);
+        self.0.close_all();
     }
 }
 

@@ -145,7 +145,7 @@ impl Peer {
         if theirs.extended() {
             peer.greet();
         }
-        if let Some(port) = torrent.shared.dht_port(torrent.key).filter(|_| theirs.dht() && !greeted) {
+        if let Some(port) = torrent.shared.dht_port(torrent.key, &theirs).filter(|_| !greeted) {
             peer.outbox.push(&Message::Port(port));
         }
         let end = peer.drive().await;

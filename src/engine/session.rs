@@ -15,7 +15,7 @@ use super::links::End;
 use super::listen;
 use super::mounted::SessionContent;
 use super::network::Network;
-use super::shared::{REQQ, Shared, close_all};
+use super::shared::{REQQ, Shared};
 use super::sources::Sought;
 use super::torrent::Torrent;
 use super::webseed;
@@ -253,7 +253,7 @@ impl Session {
 
     /// Ends the session: reads fail, trackers are told (3 s at most), connections close, and what has come is written.
     pub async fn stop(&self) {
-        close_all(&self.shared);
+        self.shared.close_all();
         let mut goodbyes = JoinSet::new();
         for (key, announcer) in self.shared.sources.end_all() {
             let torrent = self.shared.torrent(key);

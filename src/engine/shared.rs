@@ -136,6 +136,16 @@ impl Shared {
         })
     }
 
+    /// Every parked read and every later one gets EIO.
+    pub(super) fn close_all(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+        for torrent in self.all() {
+            torrent.tell(Input::Shutdown);
+            // Those that wait for a disk are not the swarm's.
+            torrent.reads.take_all().into_iter().for_each(|read| read.reply.error(libc::EIO));
+        }
+    }
+
     pub(super) fn node(&self) -> MutexGuard<'_, Node> {
         self.node.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -315,16 +325,6 @@ fn open_store(config: &Config) -> Result<Option<Store>> {
             Ok(None)
         }
         Err(error) => Err(error),
-    }
-}
-
-/// Every parked read and every later one gets EIO.
-pub(super) fn close_all(shared: &Shared) {
-    shared.closing.store(true, Ordering::SeqCst);
-    for torrent in shared.all() {
-        torrent.tell(Input::Shutdown);
-        // Those that wait for a disk are not the swarm's.
-        torrent.reads.take_all().into_iter().for_each(|read| read.reply.error(libc::EIO));
     }
 }
 

@@ -56,14 +56,14 @@ impl AllSources {
     /// A read waits and no peer can serve it.
     pub(super) fn want_peers(&self, key: TorrentKey) {
         self.with_announcer(key, Announcer::want_peers);
-        if let Some(dht) = self.dht.get().and_then(Option::as_ref) {
+        if let Some(dht) = self.dht() {
             dht.want_peers(key);
         }
     }
 
     /// Ends what the session has but for trackers: 1.5 s at the most.
     pub(super) async fn stop(&self) {
-        let (dht, port_map) = (self.dht.get().and_then(Option::as_ref), self.port_map.get().and_then(Option::as_ref));
+        let (dht, port_map) = (self.dht(), self.port_map.get().and_then(Option::as_ref));
         let dht = async {
             if let Some(dht) = dht {
                 dht.stop().await;
@@ -82,10 +82,20 @@ impl AllSources {
         self.with_announcer(key, Announcer::completed);
     }
 
+    /// The DHT, if it runs.
+    fn dht(&self) -> Option<&Dht> {
+        self.dht.get()?.as_ref()
+    }
+
+    /// Strangers are no longer told of a torrent, nor asked for its peers.
+    fn hide(&self, key: TorrentKey) {
+        self.lsd.get().and_then(Option::as_ref).into_iter().for_each(|lsd| lsd.remove(key));
+        self.dht().into_iter().for_each(|dht| dht.remove(key));
+    }
+
     /// Ends the search for a torrent's peers. What is returned still has its trackers to tell.
     fn end(&self, key: TorrentKey) -> Option<Announcer> {
-        self.lsd.get().and_then(Option::as_ref).into_iter().for_each(|lsd| lsd.remove(key));
-        self.dht.get().and_then(Option::as_ref).into_iter().for_each(|dht| dht.remove(key));
+        self.hide(key);
         self.torrents.write().unwrap_or_else(PoisonError::into_inner).remove(&key)?.announcer
     }
 
@@ -135,12 +145,12 @@ impl Shared {
 
     /// The DHT, if it may know of the torrent.
     fn has_dht(&self, key: TorrentKey) -> Option<&Dht> {
-        self.sources.dht.get().and_then(Option::as_ref).filter(|_| !self.node().is_private(key))
+        self.sources.dht().filter(|_| !self.node().is_private(key))
     }
 
-    /// The port of our node of the DHT, for the peers of this torrent (BEP 5).
-    pub(super) fn dht_port(&self, key: TorrentKey) -> Option<u16> {
-        self.has_dht(key)?.port()
+    /// The port of our node of the DHT, for a peer of this torrent that wants to hear of it (BEP 5).
+    pub(super) fn dht_port(&self, key: TorrentKey, theirs: &Handshake) -> Option<u16> {
+        if theirs.dht() { self.has_dht(key)?.port() } else { None }
     }
 
     /// A peer of this torrent has a node of the DHT at this port (BEP 5).
@@ -154,12 +164,7 @@ impl Shared {
     pub(super) fn now_private(&self, key: TorrentKey) {
         self.node().set_private(key);
         self.sources.with_announcer(key, Announcer::now_private);
-        if let Some(lsd) = self.sources.lsd.get().and_then(Option::as_ref) {
-            lsd.remove(key);
-        }
-        if let Some(dht) = self.sources.dht.get().and_then(Option::as_ref) {
-            dht.remove(key);
-        }
+        self.sources.hide(key);
     }
 
     /// Local discovery, which starts here.

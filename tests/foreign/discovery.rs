@@ -170,6 +170,20 @@ impl DhtLab {
         Self { nodes, entry }
     }
 
+    /// With a seed that it knows.
+    #[track_caller]
+    fn with_seed(fixture: &Fixture) -> (Self, LibTorrent) {
+        let dht = Self::start(&fixture.lab);
+        let seed = fixture.seed(&["enable_dht=1", &dht.enter()]);
+        dht.wait_for(seed.address);
+        (dht, seed)
+    }
+
+    /// libtorrent's setting to enter it.
+    fn enter(&self) -> String {
+        format!("dht_bootstrap_nodes={}", self.entry)
+    }
+
     /// Waits until a node was told of a peer at this address.
     #[track_caller]
     fn wait_for(&self, peer: SocketAddr) {
@@ -184,10 +198,7 @@ impl DhtLab {
 fn a_dht_of_libtorrents_brings_us_together() {
     let fixture = fixture();
     let (lab, file) = (&fixture.lab, &fixture.file);
-    let dht = DhtLab::start(lab);
-    let enter = format!("dht_bootstrap_nodes={}", dht.entry);
-    let seed = fixture.seed(&["enable_dht=1", &enter]);
-    dht.wait_for(seed.address);
+    let (dht, seed) = DhtLab::with_seed(&fixture);
     let entry = dht.entry.to_string();
     // Not even metadata is there: both come from who the DHT names. The link says where to enter it.
     let link = PathBuf::from(format!("{}&dht={entry}", fixture.link.display()));
@@ -207,7 +218,7 @@ fn a_dht_of_libtorrents_brings_us_together() {
     };
     dht.wait_for(ours);
     let dir = lab.subdir("copy");
-    let settings = words(&[], &["enable_dht=1", &enter]);
+    let settings = words(&[], &["enable_dht=1", &dht.enter()]);
     LibTorrent::start_at(lab, lab.address(), "leech", file, &dir, &settings).complete(LIMIT);
     shell("diff -r \"$1\" \"$2\"", &[&fixture.dataset.root(), &dir.join(&fixture.dataset.name)], LIMIT);
 }
@@ -218,10 +229,7 @@ fn a_dht_of_libtorrents_brings_us_together() {
 fn a_peer_tells_us_of_its_node() {
     let fixture = fixture();
     let (lab, file) = (&fixture.lab, &fixture.file);
-    let dht = DhtLab::start(lab);
-    let enter = format!("dht_bootstrap_nodes={}", dht.entry);
-    let seed = fixture.seed(&["enable_dht=1", &enter]);
-    dht.wait_for(seed.address);
+    let (_dht, seed) = DhtLab::with_seed(&fixture);
     let mount = mount_at(&[file], lab.address()).without(&["--no-lsd", "--no-pex"]).peer(seed.address);
     let mount = mount.args(&["-v", "-v"]).limit(LIMIT * 3).start();
     fixture.reads(&mount);

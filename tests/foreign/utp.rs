@@ -9,7 +9,7 @@ use crate::support::dataset::Dataset;
 use crate::support::foreign::{LibTorrent, UTP_ONLY as UTP, swarmfs_seed_with, torrent_by_libtorrent};
 use crate::support::gets::{get_at, start, succeeds};
 use crate::support::lab::Lab;
-use crate::support::link::{End, Link};
+use crate::support::link::{End, FAR, Far};
 use crate::support::mounts::mount_at;
 use crate::support::process::{Running, shell};
 use crate::support::{Random, median, wait_until};
@@ -173,22 +173,10 @@ fn a_poor_link_is_used_as_well_as_libtorrent_uses_it() {
     let torrent = torrent_by_libtorrent(&dataset, 64);
     let lab = Lab::enter();
     let file = torrent.write(lab.dir.path(), None);
-    let near = End::towards(&lab, 79);
+    let near = End::towards(&lab, FAR);
     for settings in [&[][..], &UTP] {
-        // The seed's network is its thread's.
-        let (tell, told) = std::sync::mpsc::channel();
-        let (done, wait) = std::sync::mpsc::channel::<()>();
-        let (seed_file, parent) = (file.clone(), dataset.parent.clone());
-        let far = std::thread::spawn(move || {
-            let lab = Lab::enter_as(79);
-            let end = End::towards(&lab, 77);
-            let seed = LibTorrent::seed_with(&lab, &seed_file, &parent, 0, settings);
-            wait_until(LIMIT, "the seed runs", || seed.runs());
-            tell.send((seed.address, end)).expect("the test");
-            let _ = wait.recv();
-        });
-        let (seed, end) = told.recv().expect("a seed");
-        let link = Link::between(near.again(), end, Duration::from_millis(25), 100);
+        let far = Far::seeds(near.again(), &file, &dataset.parent, 1, settings, Duration::from_millis(25), 100);
+        let seed = far.addresses[0];
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for round in 0..3 {
             let dir = lab.subdir(&format!("ours {round} {}", settings.len()));
@@ -204,8 +192,5 @@ fn a_poor_link_is_used_as_well_as_libtorrent_uses_it() {
         let (ours, theirs) = (median(&ours) / 1e3, median(&theirs) / 1e3);
         println!("{}: {ours:.0} kB/s, libtorrent {theirs:.0} kB/s", if settings.is_empty() { "TCP" } else { "uTP" });
         assert!(ours >= 0.7 * theirs, "{ours} kB/s where libtorrent gets {theirs}");
-        drop(link);
-        drop(done);
-        far.join().expect("the seed's thread");
     }
 }

@@ -4,16 +4,19 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::Random;
+use super::foreign::LibTorrent;
 
 use super::lab::{Lab, ip};
+use super::{Random, wait_until};
 
 /// A link reaches so many addresses of a lab.
 pub(crate) const LINKED: u16 = 16;
@@ -80,6 +83,59 @@ impl Drop for Link {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
         for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The number of the lab at the far end ([`Lab::enter_as`]), whose near one is that of [`Lab::enter`].
+pub(crate) const FAR: u8 = 79;
+const NEAR: u8 = 77;
+
+/// libtorrent's seeds of one torrent, in a network of their own at the other end of a link. They end when dropped.
+pub(crate) struct Far {
+    pub(crate) addresses: Vec<SocketAddr>,
+    /// Cut before the seeds end.
+    link: Option<Link>,
+    end: Option<(mpsc::Sender<()>, JoinHandle<()>)>,
+}
+
+impl Far {
+    /// So many seeds behind `near`, an end towards [`FAR`]; the link is as [`Link::between`] has it.
+    #[track_caller]
+    pub(crate) fn seeds(
+        near: End,
+        torrent: &Path,
+        data: &Path,
+        count: usize,
+        settings: &[&'static str],
+        each_way: Duration,
+        loses: u64,
+    ) -> Self {
+        let (tell, told) = mpsc::channel();
+        let (done, wait) = mpsc::channel::<()>();
+        let (torrent, data, settings) = (torrent.to_owned(), data.to_owned(), settings.to_vec());
+        // Their network is their thread's.
+        let thread = std::thread::spawn(move || {
+            let lab = Lab::enter_as(FAR);
+            let end = End::towards(&lab, NEAR);
+            let seed = |_| LibTorrent::seed_with(&lab, &torrent, &data, 0, &settings);
+            let seeds: Vec<LibTorrent> = (0..count).map(seed).collect();
+            wait_until(Duration::from_secs(60), "the seeds run", || seeds.iter().all(LibTorrent::runs));
+            tell.send((seeds.iter().map(|seed| seed.address).collect(), end)).expect("who started them");
+            let _ = wait.recv();
+        });
+        let (addresses, far) = told.recv().expect("seeds");
+        let link = Link::between(near, far, each_way, loses);
+        Self { addresses, link: Some(link), end: Some((done, thread)) }
+    }
+}
+
+impl Drop for Far {
+    fn drop(&mut self) {
+        drop(self.link.take());
+        if let Some((done, thread)) = self.end.take() {
+            drop(done);
             let _ = thread.join();
         }
     }

@@ -293,6 +293,13 @@ async fn replies_that_cost_a_while() {
     }
 }
 
+/// All of it comes from this server, sooner or later.
+async fn comes_from(content: &Content, seed: &Tracker) {
+    let fetching = fetching(content, &[&seed.url("/file.bin")]);
+    assert!(fetching.finished(LIMIT).await.is_some(), "{:?}", fetching.status(0));
+    fetching.stop().await;
+}
+
 /// All connections break at once, as when the server starts anew: that is one failure, not two.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_back_after_a_moment_is_asked_at_once() {
@@ -306,9 +313,7 @@ async fn a_server_that_is_back_after_a_moment_is_asked_at_once() {
         }
         right(&bytes.bytes, seen)
     });
-    let fetching = fetching(&content, &[&seed.url("/file.bin")]);
-    assert!(fetching.finished(LIMIT).await.is_some(), "{:?}", fetching.status(0));
-    fetching.stop().await;
+    comes_from(&content, &seed).await;
 }
 
 /// One mirror of many does not have the file yet, and another that we were led to has lost it.
@@ -321,9 +326,7 @@ async fn a_mirror_that_lacks_a_file_does_not_cost_it() {
         "/mirror" => right(&bytes.bytes, seen),
         _ => Action::Raw(answer("302 Found", "Location: /mirror\r\n", b"")),
     });
-    let fetching = fetching(&content, &[&seed.url("/file.bin")]);
-    assert!(fetching.finished(LIMIT).await.is_some(), "{:?}", fetching.status(0));
-    fetching.stop().await;
+    comes_from(&content, &seed).await;
 }
 
 /// Something slow is behind it, and nobody else has the torrent: it gives all that it was asked for all the same.
@@ -335,10 +338,8 @@ async fn a_server_that_needs_long_for_its_first_byte_is_waited_for() {
         std::thread::sleep(Duration::from_millis(6500));
         right(&bytes.bytes, seen)
     });
-    let fetching = fetching(&content, &[&seed.url("/file.bin")]);
-    assert!(fetching.finished(LIMIT).await.is_some(), "{:?}", fetching.status(0));
+    comes_from(&content, &seed).await;
     assert!(seed.seen().len() <= 4, "{} requests for two runs", seed.seen().len());
-    fetching.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

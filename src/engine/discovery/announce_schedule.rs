@@ -185,12 +185,14 @@ impl Schedule {
     /// While peers are wanted, a tracker that has not answered for long or ever: it may know others than the one whose
     /// answer ended the round. Not of a private torrent, whose trackers are asked in turn.
     fn other(&self, now: Instant) -> Option<TrackerIndex> {
+        if !self.wanted || self.private {
+            return None;
+        }
         let of_use = |tracker: &Tracker| {
             let lately = tracker.answered.is_some_and(|at| now < at + DEFAULT_INTERVAL);
             tracker.usable && tracker.asked.is_none() && !lately && self.rested(tracker).is_none_or(|at| at <= now)
         };
-        let all = self.tiers.iter().flatten();
-        all.copied().find(|index| self.wanted && !self.private && of_use(&self.trackers[index.0]))
+        self.tiers.iter().flatten().copied().find(|index| of_use(&self.trackers[index.0]))
     }
 
     /// A tracker answered: it moves to the front of its tier, and the round is over.

@@ -13,6 +13,7 @@ use tracing::{Instrument, Span};
 use super::announce_schedule::{Answered, Next, Schedule, TrackerIndex};
 use super::ask::{self, Answer, AskError};
 use super::{AnnounceSpec, Found, Progress, TrackerStatus};
+use crate::engine::due::due;
 use crate::engine::reach::origin;
 use crate::node::Place;
 use crate::wire::{AnnounceQuery, Event};
@@ -192,16 +193,10 @@ impl Work {
                 }
             };
             self.publish_times();
-            let timer = async {
-                match wake {
-                    Some(at) => tokio::time::sleep_until(at.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 Some(landed) = self.flights.join_next_with_id() => self.landed(landed),
                 () = self.shared.news.notified() => {}
-                () = timer => {}
+                () = due(wake) => {}
             }
         }
         self.flights.abort_all();
